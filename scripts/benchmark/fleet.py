@@ -1,11 +1,13 @@
-"""The section `fleet`: what a coordinator costs by the number of its agents. Not run unless it is named.
+"""The section `fleet`: CPU and memory of the coordinator by number of agents. Runs only if named.
 
-A `coordinator start` as people run it, with a journal and live lines, and simulated agents in processes of their own
-(`scripts.benchmark.simulators`): real sockets, CURVE, the real session, ten commands a second each, frames as often as
-the coordinator says, and no load. CPU is that of the coordinator's process, ZeroMQ's I/O threads included, from two
-seconds after the start instant until the last frame is acknowledged, divided by the seconds that were reported: a
-coordinator that falls behind does not look cheaper for it. CPU time hardly depends on what else the machine does; the
-latencies do, because the simulators share its cores.
+A real `coordinator start`, with journal and live lines, runs simulated agents in processes of their own
+(`scripts.benchmark.simulated_agents`): real sockets, CURVE and the agent's real session. Each agent reports ten
+different commands per second, sends frames at the pace that the coordinator sets, and loads nothing.
+
+CPU is the CPU time of the coordinator's process, including ZeroMQ's I/O threads, from two seconds after the start
+instant until the last frame is acknowledged, divided by the seconds reported. So a coordinator that falls behind does
+not look cheaper. Other work on the machine hardly changes CPU time, but raises the latencies. The simulated agents
+raise them too, because they share the cores.
 """
 
 from __future__ import annotations
@@ -30,29 +32,29 @@ from common.protocol.token import coordinator_curve
 from common.units import NS_PER_S
 from coordinator.core.run import START_AHEAD_NS
 from scripts.benchmark.contenders import BenchError
-from scripts.benchmark.ground import Findings, Ground, Judged
-from scripts.benchmark.simulators import COMMANDS
+from scripts.benchmark.context import BenchContext, Findings, GoalResult
+from scripts.benchmark.simulated_agents import COMMANDS
 
-MOST_CORE = 0.35
-MOST_ACK_MS = 200.0
-MOST_START_MS = 250.0
-FLAT = 0.05
-LINEAR = 1.25
-"""How much more an agent may cost in the largest fleet than in the smallest one of at least `_FEW` agents: below, what
-a coordinator costs by itself is most of it."""
-_FEW = 100
+MAX_CORE_SHARE = 0.35
+MAX_ACK_MS = 200.0
+MAX_START_MS = 250.0
+MAX_GROWTH = 0.05
+MAX_COST_RATIO = 1.25
+"""Most CPU per agent in the largest fleet, relative to the smallest fleet of at least `_MIN_COMPARED` agents. In
+smaller fleets the coordinator's fixed cost dominates."""
+_MIN_COMPARED = 100
 _AGENTS_PER_PROCESS = 125
-_WARM_S = 2
+_WARM_UP_S = 2
 _SAMPLE_S = 0.25
-_PATIENCE_S = 120
+_TIMEOUT_S = 120
 _COORDINATOR = "import sys; from coordinator.cli import main; sys.exit(main())"
 _LISTENING = re.compile(r"listening on (tcp://\S+)")
-_SET_ASIDE = re.compile(r"messages and peers that were set aside: (.*)")
+_SET_ASIDE = re.compile(r"messages and peers that were set aside: (.*)")  # printed by the coordinator
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The coordinator at one moment."""
+    """CPU time and memory of the coordinator at one moment."""
 
     at_ns: int
     cpu_s: float
@@ -61,9 +63,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class FleetCost:
-    """What one fleet cost. core: CPU time of the coordinator for each second that was reported. start_ms: from the
-    coordinator's decision to the last agent's receipt of its start. rss_bytes: at the warm start, in the middle, at the
-    end. set_aside: what the coordinator dropped, in its own words."""
+    """What a fleet cost the coordinator. core: its CPU seconds per reported second. start_ms: from the coordinator's
+    decision to start until the last agent received Start. rss_bytes: after the warm-up, in the middle, at the end.
+    set_aside: the coordinator's line about messages that it dropped."""
 
     agents: int
     seconds: int
@@ -79,32 +81,32 @@ class FleetCost:
 
     @property
     def per_agent(self) -> float:
-        """Share of a core for each agent."""
+        """Share of a core per agent."""
         return self.core / self.agents
 
     @property
     def growth(self) -> float:
-        """By which part memory grew from the warm start to the end."""
+        """Relative growth of memory from the end of the warm-up to the end of the run."""
         return self.rss_bytes[2] / self.rss_bytes[0] - 1
 
 
-def fleet_section(ground: Ground) -> Findings:
-    """One row for each number of agents. A fleet that does not come to its end is reported too: it is a finding."""
+def fleet_section(context: BenchContext) -> Findings:
+    """Measure each number of agents. A fleet whose run fails is reported as a missed goal."""
     costs: list[FleetCost] = []
-    failed: list[Judged] = []
-    for agents in ground.options.agents:
-        print(f"{agents} simulated agents for {ground.options.fleet_seconds} s ...", file=sys.stderr)
+    failed: list[GoalResult] = []
+    for agents in context.options.agents:
+        print(f"{agents} simulated agents for {context.options.fleet_seconds} s ...", file=sys.stderr)
         try:
-            costs.append(fleet_cost(ground.server.url, agents, ground.options.fleet_seconds))
+            costs.append(fleet_cost(context.server.url, agents, context.options.fleet_seconds))
         except BenchError as error:
-            failed.append(Judged(f"a coordinator of {agents} agents", str(error), "a run that ends", "BELOW"))
+            failed.append(GoalResult(f"a coordinator of {agents} agents", str(error), "a run that ends", "MISSED"))
     if not costs:
-        return Findings(["no fleet came to its end"], [], failed)
-    return Findings(table(costs), [asdict(cost) for cost in costs], [*judged(costs), *failed])
+        return Findings(["no fleet's run ended"], [], failed)
+    return Findings(table(costs), [asdict(cost) for cost in costs], [*goal_results(costs), *failed])
 
 
 def table(costs: list[FleetCost]) -> list[str]:
-    """For people."""
+    """The printed table: one row per fleet."""
     head = (
         "agents",
         "of a core",
@@ -112,14 +114,14 @@ def table(costs: list[FleetCost]) -> list[str]:
         "ack p50",
         "ack p99",
         "heartbeat p99",
-        "starts",
+        "start",
         "memory in MB",
         "resent",
     )
     rows = [head, *map(_row, costs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return lines + [f"set aside with {cost.agents} agents: {cost.set_aside}" for cost in costs if cost.set_aside]
+    lines = ["  ".join(case.rjust(width) for case, width in zip(row, widths, strict=True)) for row in rows]
+    return lines + [f"dropped with {cost.agents} agents: {cost.set_aside}" for cost in costs if cost.set_aside]
 
 
 def _row(cost: FleetCost) -> tuple[str, ...]:
@@ -133,46 +135,47 @@ def _row(cost: FleetCost) -> tuple[str, ...]:
     )
 
 
-def judged(costs: list[FleetCost]) -> Iterator[Judged]:
-    """The largest fleet against what is wanted, and against a smaller one."""
+def goal_results(costs: list[FleetCost]) -> Iterator[GoalResult]:
+    """The largest fleet against its goals, and its cost per agent against a smaller fleet's."""
     largest = max(costs, key=lambda cost: cost.agents)
-    whom = f"a coordinator of {largest.agents} agents"
+    subject = f"a coordinator of {largest.agents} agents"
     for what, found, limit, form in (
-        ("CPU", largest.core, MOST_CORE, "{:.0%} of a core"),
-        ("99% of acknowledgements", largest.ack_p99_ms, MOST_ACK_MS, "within {:.0f} ms"),
-        ("all starts", largest.start_ms, MOST_START_MS, "within {:.0f} ms"),
-        (f"memory over {largest.seconds} s", largest.growth, FLAT, "{:+.0%}"),
+        ("CPU", largest.core, MAX_CORE_SHARE, "{:.0%} of a core"),
+        ("acknowledgements, p99", largest.ack_p99_ms, MAX_ACK_MS, "{:.0f} ms"),
+        ("until the last agent has Start", largest.start_ms, MAX_START_MS, "{:.0f} ms"),
+        (f"growth of memory over {largest.seconds} s", largest.growth, MAX_GROWTH, "{:+.0%}"),
     ):
-        verdict = "ok" if found <= limit else "BELOW"
-        yield Judged(f"{whom}: {what}", form.format(found), f"at most {form.format(limit)}", verdict)
-    several = [cost for cost in costs if cost.agents >= _FEW and cost is not largest]
-    if several:
-        smaller = min(several, key=lambda cost: cost.agents)
+        verdict = "ok" if found <= limit else "MISSED"
+        yield GoalResult(f"{subject}: {what}", form.format(found), f"at most {form.format(limit)}", verdict)
+    comparable = [cost for cost in costs if cost.agents >= _MIN_COMPARED and cost is not largest]
+    if comparable:
+        smaller = min(comparable, key=lambda cost: cost.agents)
         ratio = largest.per_agent / smaller.per_agent
-        what = f"CPU for each of {largest.agents} agents, against each of {smaller.agents}"
-        yield Judged(what, f"{ratio:.2f} times", f"at most {LINEAR:.2f}", "ok" if ratio <= LINEAR else "BELOW")
+        what = f"CPU per agent with {largest.agents} agents against {smaller.agents}"
+        verdict = "ok" if ratio <= MAX_COST_RATIO else "MISSED"
+        yield GoalResult(what, f"{ratio:.2f} times", f"at most {MAX_COST_RATIO:.2f}", verdict)
 
 
 def fleet_cost(url: str, agents: int, seconds: int) -> FleetCost:
-    """Run one fleet. Raises BenchError when an agent did not come to its end, or an operation is missing."""
+    """Run one fleet. Raises BenchError if the run does not end, or if an operation is missing."""
     with tempfile.TemporaryDirectory(prefix="stampede-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         token_file = folder / "token"
-        coordinator_curve(token_file)  # makes it
+        coordinator_curve(token_file)  # creates the file
         coordinator = BenchmarkCoordinator(folder, token_file, url, agents, seconds, pools=agents)
         stack.callback(coordinator.kill)
         endpoint = coordinator.endpoint()
         simulators = []
         for first in range(0, agents, _AGENTS_PER_PROCESS):
             count = min(_AGENTS_PER_PROCESS, agents - first)
-            command = [sys.executable, "-m", "scripts.benchmark.simulators", endpoint, str(token_file)]
+            command = [sys.executable, "-m", "scripts.benchmark.simulated_agents", endpoint, str(token_file)]
             simulator = stack.enter_context(
                 subprocess.Popen([*command, str(first), str(count)], stdout=subprocess.PIPE, text=True)
             )
             stack.callback(simulator.kill)
             simulators.append(simulator)
-        summary = coordinator.summary(seconds + _PATIENCE_S)
-        tallies = [json.loads(simulator.communicate(timeout=_PATIENCE_S)[0]) for simulator in simulators]
+        summary = coordinator.summary(seconds + _TIMEOUT_S)
+        tallies = [json.loads(simulator.communicate(timeout=_TIMEOUT_S)[0]) for simulator in simulators]
     return _cost(agents, seconds, coordinator, summary, tallies)
 
 
@@ -183,7 +186,7 @@ def _cost(
     if (counted := summary["totals"]["operations"]) != operations:
         raise BenchError(f"bench: {agents} agents reported {operations} operations, the coordinator {counted}")
     t0_ns = tallies[0]["t0_ns"]
-    warm_s = min(_WARM_S, seconds / 4)
+    warm_s = min(_WARM_UP_S, seconds / 4)
     begin_ns, end_ns = t0_ns + round(warm_s * NS_PER_S), max(tally["acked_at_ns"] for tally in tallies)
     within = [sample for sample in coordinator.samples if begin_ns <= sample.at_ns <= end_ns]
     first, middle, last = within[0], within[len(within) // 2], within[-1]
@@ -210,7 +213,7 @@ def _quantile(ascending: list[int], q: float) -> int:
 
 
 class BenchmarkCoordinator:
-    """A `coordinator start` that waits for `agents` agents, measured while it runs."""
+    """A `coordinator start` that waits for `agents` agents. Its CPU time and memory are sampled while it runs."""
 
     def __init__(
         self,
@@ -220,9 +223,9 @@ class BenchmarkCoordinator:
         agents: int,
         seconds: int,
         pools: int | None,
-        wait_s: int = _PATIENCE_S,
+        wait_s: int = _TIMEOUT_S,
     ) -> None:
-        """pools: client instance pools; None for one for each worker process. wait_s: for the agents to join."""
+        """pools: client instance pools; None for one per worker process. wait_s: how long agents may take to join."""
         self.samples: list[Sample] = []
         self.set_aside = ""
         self._lines: list[str] = []
@@ -234,26 +237,26 @@ class BenchmarkCoordinator:
         command += ["--threads-per-pool", "1", "--client-instances-per-pool", "1"]
         command += ["--max-connections", "1", "--duration", f"{seconds}s", "--wait", f"{wait_s}s"]
         command += [argument for name in COMMANDS for argument in ("--command", name)]
-        self._written = folder / "written.json"
-        with self._written.open("w") as out:
+        self._stdout = folder / "stdout.json"
+        with self._stdout.open("w") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
-        self._watchers = [
+        self._threads = [
             threading.Thread(target=self._read, args=(self._process.stderr,)),
-            threading.Thread(target=self._watch),
+            threading.Thread(target=self._sample),
         ]
-        for watcher in self._watchers:
-            watcher.start()
+        for thread in self._threads:
+            thread.start()
 
     def endpoint(self) -> str:
-        """Where it listens. Raises BenchError if it does not."""
-        self._listening.wait(_PATIENCE_S)
+        """The endpoint of the coordinator. Raises BenchError if the coordinator does not listen."""
+        self._listening.wait(_TIMEOUT_S)
         if not self._endpoint:
             self.kill()
-            raise BenchError(f"bench: no coordinator: {self._last_words}")
+            raise BenchError(f"bench: the coordinator does not listen: {self._last_line}")
         return self._endpoint
 
     def runs(self, within_s: float) -> bool:
-        """Whether it still runs after this time."""
+        """Whether the coordinator still runs after this time; returns early if not."""
         try:
             self._process.wait(within_s)
         except subprocess.TimeoutExpired:
@@ -261,37 +264,38 @@ class BenchmarkCoordinator:
         return False
 
     def summary(self, within_s: float) -> Any:
-        """Its summary, when it has ended. Raises BenchError."""
+        """Wait until the coordinator ends, and return its summary. Raises BenchError."""
         try:
             self._process.wait(within_s)
         except subprocess.TimeoutExpired:
             self.kill()
             raise BenchError(
-                f"it did not end within {within_s} s, at {self._latest_core:.0%} of a core: {self._last_words}"
+                f"the coordinator did not end within {within_s} s, at {self._latest_core_share:.0%} of a core: "
+                f"{self._last_line}"
             ) from None
-        for watcher in self._watchers:
-            watcher.join()
-        # Nobody loads the server, so its own counters are far below what the agents say: the result is invalid.
+        for thread in self._threads:
+            thread.join()
+        # Simulated agents send nothing, so the server counts far less than the agents report: the result is invalid.
         if self._process.returncode not in (EXIT_OK, InvalidResultError.exit_code):
-            raise BenchError(f"bench: the coordinator ended with {self._process.returncode}: {self._last_words}")
-        return json.loads(self._written.read_text())
+            raise BenchError(f"bench: the coordinator ended with {self._process.returncode}: {self._last_line}")
+        return json.loads(self._stdout.read_text())
 
     def kill(self) -> None:
-        """End it, if it has not."""
+        """Kill the coordinator. Idempotent."""
         self._process.kill()
         self._process.wait()
-        for watcher in self._watchers:
-            watcher.join()
+        for thread in self._threads:
+            thread.join()
 
     @property
-    def _latest_core(self) -> float:
-        """Of one core, in the last seconds."""
+    def _latest_core_share(self) -> float:
+        """Share of one core over the last 40 samples."""
         first, last = self.samples[max(0, len(self.samples) - 40)], self.samples[-1]
         return (last.cpu_s - first.cpu_s) * NS_PER_S / max(1, last.at_ns - first.at_ns)
 
     @property
-    def _last_words(self) -> str:
-        return self._lines[-1] if self._lines else "it said nothing"
+    def _last_line(self) -> str:
+        return self._lines[-1] if self._lines else "no output"
 
     def _read(self, stream: IO[str]) -> None:
         with stream:
@@ -304,7 +308,7 @@ class BenchmarkCoordinator:
                     self.set_aside = found[1].strip()
         self._listening.set()
 
-    def _watch(self) -> None:
+    def _sample(self) -> None:
         process = psutil.Process(self._process.pid)
         while self._process.poll() is None:
             try:

@@ -1,7 +1,7 @@
-"""Real agents, all started at once on this machine: how long they take to the start of a run, and in which phases.
+"""Real agents, all started at once on this machine: how long each phase takes until the run starts.
 
-They run from compiled modules, as installed ones do, even where PYTHONDONTWRITEBYTECODE would have each agent compile
-the sources again. Their memory is the proportional set size: what processes share counts once.
+The modules are compiled first, as in an installation; with PYTHONDONTWRITEBYTECODE each agent would compile them again.
+Memory is the proportional set size: memory that processes share counts once.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from coordinator.core.run import START_AHEAD_NS
 from coordinator.journal.journal_file import read_journal
 from coordinator.journal.records import RunStarted
 from scripts.benchmark.contenders import BenchError
+from scripts.benchmark.context import BenchContext, Findings, GoalResult
 from scripts.benchmark.fleet import BenchmarkCoordinator
-from scripts.benchmark.ground import Findings, Ground, Judged
 
-MOST_REAL_S = 10.0
+MAX_START_S = 10.0
 _LOAD_S = 5
-_JOIN = ("join", "--once")
-_PATIENCE_S, _PATIENCE_FOR_EACH_S = 60, 5
-"""An agent takes half a second of CPU time to get ready; a busy machine, ten times as long."""
+_TIMEOUT_S, _TIMEOUT_PER_AGENT_S = 60, 5
+"""An agent needs half a second of CPU time to get ready; a busy machine takes ten times as long."""
 _SAMPLED = 8
-"""Agents whose CPU time and memory are read: to read those of all would take longer than the run."""
-_STEPS = {"imported": "agent: joining ", "joined": "agent: joined as ", "ordered": "agent: preparing "}
+"""Number of agents whose CPU time and memory are read. Reading all agents takes longer than the run."""
+_PHASES = {"imported": "agent: joining ", "joined": "agent: joined as ", "ordered": "agent: preparing "}
 _RUNNING = "agent: running"
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Seconds since the agents were launched. imported, joined, ordered: when the last agent had imported everything,
-    was welcome, had its share. decided: when all were prepared, and the coordinator set the start instant. started:
-    that instant. cpu_s: of all processes of an agent, until it ran. pss_bytes: their memory by then."""
+    """When each phase ended, in seconds since the launch. imported, joined, ordered: when the last agent had imported
+    its modules, had received Welcome, had received its assignment. decided: when all agents were prepared, and the
+    coordinator set the start instant. started: the start instant. cpu_s: CPU time of one agent with its processes until
+    it ran. pss_bytes: their memory then."""
 
     agents: int
     imported_s: float
@@ -58,32 +58,33 @@ class Launch:
 
     @property
     def waited_s(self) -> float:
-        """From the last hello to the start."""
+        """From the last Welcome to the start instant."""
         return self.started_s - self.joined_s
 
 
 class RealAgent:
-    """An `agent join`, and when it said what."""
+    """An `agent join`. lines: its output, with the monotonic time of each line."""
 
     def __init__(self, name: str, endpoint: str, token_file: Path, environment: dict[str, str]) -> None:
         self.name = name
-        self.said: list[tuple[int, str]] = []
-        command = [sys.executable, "-m", "agent.cli", *_JOIN, endpoint, "--token-file", str(token_file), "--name", name]
+        self.lines: list[tuple[int, str]] = []
+        command = [sys.executable, "-m", "agent.cli", "join", "--once", endpoint]
+        command += ["--token-file", str(token_file), "--name", name]
         self._process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        self._listener = threading.Thread(target=self._listen, args=(self._process.stderr,))
-        self._listener.start()
+        self._reader = threading.Thread(target=self._read, args=(self._process.stderr,))
+        self._reader.start()
 
-    def said_ns(self, beginning: str) -> int | None:
-        """When it first said a line that begins like this."""
-        return next((at_ns for at_ns, line in self.said if line.startswith(beginning)), None)
+    def first_ns(self, start: str) -> int | None:
+        """The time of the first line that starts like this; None without such a line."""
+        return next((at_ns for at_ns, line in self.lines if line.startswith(start)), None)
 
     @property
     def has_ended(self) -> bool:
-        """Whether its process has."""
+        """Whether the agent's process has ended."""
         return self._process.poll() is not None
 
     def usage(self) -> tuple[float, int]:
-        """CPU time, and memory in bytes, of it and of its processes."""
+        """(CPU seconds, bytes of memory) of the agent and all its processes."""
         cpu_s, pss_bytes = 0.0, 0
         with suppress(psutil.Error):
             agent = psutil.Process(self._process.pid)
@@ -95,57 +96,57 @@ class RealAgent:
                     pss_bytes += getattr(memory, "pss", memory.uss)
         return cpu_s, pss_bytes
 
-    def last_words(self) -> str:
-        """How it stands, in a line."""
+    def status(self) -> str:
+        """Whether the agent runs, and its last line."""
         code = self._process.poll()
-        state = "it still runs" if code is None else f"it ended with {code}"
-        return f"{self.name}: {state}, and said last: {self.said[-1][1] if self.said else 'nothing'}"
+        state = "still runs" if code is None else f"ended with {code}"
+        return f"{self.name} {state}; last line: {self.lines[-1][1] if self.lines else 'none'}"
 
     def close(self) -> None:
-        """End it, if it has not."""
+        """Kill the agent. Idempotent."""
         self._process.kill()
         self._process.wait()
-        self._listener.join()
+        self._reader.join()
 
-    def _listen(self, stream: IO[str]) -> None:
+    def _read(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                self.said.append((monotonic_ns(), line.rstrip()))
+                self.lines.append((monotonic_ns(), line.rstrip()))
 
 
-def real_section(ground: Ground) -> Findings:
+def real_section(context: BenchContext) -> Findings:
     """The section `fleet` with --real. Raises BenchError."""
-    agents = ground.options.real or 1
+    agents = context.options.real or 1
     print(f"{agents} real agents ...", file=sys.stderr)
-    launch = launched(ground.server.url, agents)
+    launch = launch_agents(context.server.url, agents)
     return Findings(
         [
-            f"{agents} agents, in seconds after they were launched: the last had imported everything at "
-            f"{launch.imported_s:.1f}, joined at {launch.joined_s:.1f}, and had its share at {launch.ordered_s:.1f};",
-            f"all were prepared at {launch.decided_s:.1f}, and the run started at {launch.started_s:.1f};",
-            f"each had used {launch.cpu_s:.2f} s of CPU time by then, and {launch.pss_bytes / 1e6:.0f} MB",
+            f"{agents} agents; seconds from the launch until the last agent had imported its modules: "
+            f"{launch.imported_s:.1f}, had joined: {launch.joined_s:.1f}, had its assignment: {launch.ordered_s:.1f};",
+            f"until all agents were prepared: {launch.decided_s:.1f}, until the run started: {launch.started_s:.1f};",
+            f"until then each agent had used {launch.cpu_s:.2f} s of CPU time and {launch.pss_bytes / 1e6:.0f} MB",
         ],
         {**asdict(launch), "hello_to_start_s": launch.waited_s},
         [
-            Judged(
-                f"{agents} real agents, from the last hello to the start",
+            GoalResult(
+                f"{agents} real agents, from the last Welcome to the start",
                 f"{launch.waited_s:.1f} s",
-                f"at most {MOST_REAL_S:g} s",
-                "ok" if launch.waited_s <= MOST_REAL_S else "BELOW",
+                f"at most {MAX_START_S:g} s",
+                "ok" if launch.waited_s <= MAX_START_S else "MISSED",
             )
         ],
     )
 
 
-def launched(url: str, agents: int) -> Launch:
-    """Launch agents, and wait for the end of their run. Raises BenchError, which says how far the agents came."""
-    patience_s = _PATIENCE_S + _PATIENCE_FOR_EACH_S * agents
+def launch_agents(url: str, agents: int) -> Launch:
+    """Launch agents and wait for the end of their run. Raises BenchError with the phases that the agents reached."""
+    timeout_s = _TIMEOUT_S + _TIMEOUT_PER_AGENT_S * agents
     with tempfile.TemporaryDirectory(prefix="stampede-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         token_file = folder / "token"
-        coordinator_curve(token_file)  # makes it
-        environment = _compiled(folder)
-        coordinator = BenchmarkCoordinator(folder, token_file, url, agents, _LOAD_S, pools=None, wait_s=patience_s)
+        coordinator_curve(token_file)  # creates the file
+        environment = _compiled_environment(folder)
+        coordinator = BenchmarkCoordinator(folder, token_file, url, agents, _LOAD_S, pools=None, wait_s=timeout_s)
         stack.callback(coordinator.kill)
         endpoint = coordinator.endpoint()
         began_ns = monotonic_ns()
@@ -153,19 +154,19 @@ def launched(url: str, agents: int) -> Launch:
         for number in range(agents):
             fleet.append(RealAgent(f"real-{number}", endpoint, token_file, environment))
             stack.callback(fleet[-1].close)
-        while coordinator.runs(within_s=0.1) and any(agent.said_ns(_RUNNING) is None for agent in fleet):
+        while coordinator.runs(within_s=0.1) and any(agent.first_ns(_RUNNING) is None for agent in fleet):
             if any(agent.has_ended for agent in fleet):
-                raise BenchError(_how_far(fleet, "an agent ended before the start"))
-            if monotonic_ns() - began_ns > patience_s * NS_PER_S:
-                raise BenchError(_how_far(fleet, f"not all ran within {patience_s} s"))
+                raise BenchError(_progress(fleet, "an agent ended before the start"))
+            if monotonic_ns() - began_ns > timeout_s * NS_PER_S:
+                raise BenchError(_progress(fleet, f"not all agents ran within {timeout_s} s"))
         usages = [agent.usage() for agent in fleet[:_SAMPLED]]
         try:
-            coordinator.summary(_LOAD_S + patience_s)
+            coordinator.summary(_LOAD_S + timeout_s)
         except BenchError as error:
-            raise BenchError(_how_far(fleet, str(error))) from error
+            raise BenchError(_progress(fleet, str(error))) from error
         [journal] = folder.glob("*/journal")
         [started] = [record for record in read_journal(journal) if isinstance(record, RunStarted)]
-        last_s = {step: _last_s(fleet, beginning, began_ns) for step, beginning in _STEPS.items()}
+        last_s = {phase: _last_s(fleet, start, began_ns) for phase, start in _PHASES.items()}
     return Launch(
         agents=agents,
         imported_s=last_s["imported"],
@@ -178,8 +179,8 @@ def launched(url: str, agents: int) -> Launch:
     )
 
 
-def _compiled(folder: Path) -> dict[str, str]:
-    """The environment for agents that find all modules compiled: they are compiled here, once."""
+def _compiled_environment(folder: Path) -> dict[str, str]:
+    """Compile all modules of an agent, and return the environment in which agents find the compiled modules."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     if "PYTHONDONTWRITEBYTECODE" in os.environ:
         environment["PYTHONPYCACHEPREFIX"] = str(folder / "compiled")
@@ -188,15 +189,18 @@ def _compiled(folder: Path) -> dict[str, str]:
     return environment
 
 
-def _last_s(fleet: Sequence[RealAgent], beginning: str, began_ns: int) -> float:
-    said_ns = [agent.said_ns(beginning) for agent in fleet]
-    return (max(at_ns for at_ns in said_ns if at_ns is not None) - began_ns) / NS_PER_S
+def _last_s(fleet: Sequence[RealAgent], start: str, began_ns: int) -> float:
+    """Seconds until the last agent printed a line that starts like this."""
+    first_ns = [agent.first_ns(start) for agent in fleet]
+    return (max(at_ns for at_ns in first_ns if at_ns is not None) - began_ns) / NS_PER_S
 
 
-def _how_far(fleet: Sequence[RealAgent], why: str) -> str:
-    """Why a fleet did not run, how many agents came to each step, and what those said last that came least far."""
-    steps = {**_STEPS, "running": _RUNNING}
-    reached = {step: [agent for agent in fleet if agent.said_ns(text) is not None] for step, text in steps.items()}
-    counts = ", ".join(f"{len(those)} {step}" for step, those in reached.items())
-    least = sorted(fleet, key=lambda agent: sum(agent in those for those in reached.values()))[:3]
-    return "\n  ".join([f"bench: {why}", f"of {len(fleet)} agents: {counts}", *(one.last_words() for one in least)])
+def _progress(fleet: Sequence[RealAgent], why: str) -> str:
+    """An error text: why a fleet did not run, how many agents reached each phase, and the last lines of the slowest."""
+    phases = {**_PHASES, "running": _RUNNING}
+    reached = {
+        phase: [agent for agent in fleet if agent.first_ns(start) is not None] for phase, start in phases.items()
+    }
+    counts = ", ".join(f"{len(agents)} {phase}" for phase, agents in reached.items())
+    slowest = sorted(fleet, key=lambda agent: sum(agent in agents for agents in reached.values()))[:3]
+    return "\n  ".join([f"bench: {why}", f"of {len(fleet)} agents: {counts}", *(agent.status() for agent in slowest)])

@@ -1,9 +1,9 @@
-"""The section `scaling`: two worker processes of the wire driver against one, each with a null responder of its own.
+"""The section `scaling`: two worker processes of the wire driver against one, each with a null server of its own.
 
-Each process shares a core with its responder, so two cores are enough to show whether a second process adds what the
-first one did: nothing is shared but the machine. What this cannot show is a process that has a core to itself beside
-a server with a core to itself; the ratio is that of half a core's work, doubled. Two worker processes of the client
-driver against one server stand below, where everybody is on all cores.
+Each process shares a core with its null server. So two cores are enough to show whether a second process doubles the
+throughput, because the two pairs share nothing but the machine. This does not show a process that has a core to itself
+with a server that has a core to itself. The second table shows two worker processes of the client driver that share one
+server and all cores.
 """
 
 from __future__ import annotations
@@ -15,69 +15,67 @@ from functools import partial
 from typing import Any
 
 from common.plan.schema import Driver
-from scripts.benchmark.cells import Cell, plan_for
-from scripts.benchmark.contenders import Lane
+from scripts.benchmark.cases import Case, plan_for
+from scripts.benchmark.contenders import LoadSpec
+from scripts.benchmark.context import BenchContext, Findings, GoalResult, pinned_servers
 from scripts.benchmark.drivers import processes_section
-from scripts.benchmark.figures import Quartiles, cpu_s_per_million, speed_ratio
-from scripts.benchmark.ground import Findings, Ground, Judged, pinned_servers
-from scripts.benchmark.responders import TogetherReferee, null_responder
-from scripts.benchmark.turns import Player, play
-from scripts.benchmark.workers import together
+from scripts.benchmark.null_server import SummedCounters, open_null_server
+from scripts.benchmark.turn_stats import Quartiles, cpu_s_per_million, throughput_ratio
+from scripts.benchmark.turns import ContenderSetup, run_rounds
+from scripts.benchmark.workers import several_workers
 
-ENOUGH = 1.8
+MIN_RATIO = 1.8
 _CONNECTIONS = 50
 _ONE, _TWO = "one", "two"
 
 
-def scaling_section(ground: Ground) -> Findings:
-    """Pairs of worker and responder, then worker processes on one server."""
-    lines = ["a worker process and a null responder on each of two cores, against one such pair:"]
+def scaling_section(context: BenchContext) -> Findings:
+    """Measure pairs of worker and null server, then worker processes that share one server."""
+    lines = ["wire driver: a worker process and a null server on each of two cores, against one such pair:"]
     documents: list[Any] = []
-    judged = []
-    if ground.cores is None:
-        lines.append("  not shown: it needs two cores and a system that can pin processes")
+    goal_results = []
+    if context.cores is None:
+        lines.append("  not measured: needs two cores, and a system that can pin processes")
     else:
-        for pipeline in ground.options.pipelines:
-            spread, document = _pairs(ground, ground.cores, pipeline)
-            lines.append(f"  pipeline {pipeline:>2}: {spread.median:.2f} ({spread.lower:.2f}..{spread.upper:.2f})")
+        for pipeline in context.options.pipelines:
+            ratio, document = _measure_pairs(context, context.cores, pipeline)
+            lines.append(f"  pipeline {pipeline:>2}: {ratio.median:.2f} ({ratio.lower:.2f}..{ratio.upper:.2f})")
             documents.append(document)
-            judged.append(
-                Judged(
+            goal_results.append(
+                GoalResult(
                     what=f"two worker processes of the wire driver against one, pipeline {pipeline}",
-                    found=f"{spread.median:.2f} times the operations a second",
-                    wanted=f"{ENOUGH:.2f}",
-                    verdict="ok" if spread.median >= ENOUGH else "BELOW",
+                    found=f"{ratio.median:.2f} times the operations per second",
+                    wanted=f"{MIN_RATIO:.2f}",
+                    verdict="ok" if ratio.median >= MIN_RATIO else "MISSED",
                 )
             )
-    with pinned_servers(ground.server, ground.all_cores):
-        of_processes = processes_section(ground)
-    lines += ["", "worker processes of the client driver on one server, everybody on all cores:", *of_processes.lines]
-    return Findings(
-        lines, {"pairs": documents, "two_processes_against_one": of_processes.document}, [*judged, *of_processes.judged]
-    )
+    with pinned_servers(context.server, context.all_cores):
+        processes = processes_section(context)
+    lines += ["", "client driver: worker processes that share one server; all may use all cores:", *processes.lines]
+    return Findings(lines, {"pairs": documents, "two_processes_against_one": processes.document}, goal_results)
 
 
-def _pairs(ground: Ground, cores: tuple[int, int], pipeline: int) -> tuple[Quartiles, Any]:
-    print(f"two worker processes, pipeline {pipeline}, each with a null responder ...", file=sys.stderr)
-    cell = Cell(_CONNECTIONS, pipeline, ground.options.data_sizes[0], ground.options.keys)
+def _measure_pairs(context: BenchContext, cores: tuple[int, int], pipeline: int) -> tuple[Quartiles, Any]:
+    print(f"two worker processes, pipeline {pipeline}, each with a null server ...", file=sys.stderr)
+    case = Case(_CONNECTIONS, pipeline, context.options.data_sizes[0], context.options.keys)
     with ExitStack() as stack:
-        responders = [stack.enter_context(null_responder(core)) for core in cores]
-        lanes = [
-            Lane(plan_for(cell, Driver.WIRE, responder.target), responder.port, core)
-            for responder, core in zip(responders, cores, strict=True)
+        null_servers = [stack.enter_context(open_null_server(core)) for core in cores]
+        specs = [
+            LoadSpec(plan_for(case, Driver.WIRE, null_server.target), null_server.port, core)
+            for null_server, core in zip(null_servers, cores, strict=True)
         ]
-        readings = play(
+        turns = run_rounds(
             {
-                _ONE: Player(partial(together, lanes[:1]), responders[0]),
-                _TWO: Player(partial(together, lanes), TogetherReferee(responders)),
+                _ONE: ContenderSetup(partial(several_workers, specs[:1]), null_servers[0]),
+                _TWO: ContenderSetup(partial(several_workers, specs), SummedCounters(null_servers)),
             },
-            ground.options.rounds,
-            ground.options.turn_s,
+            context.options.rounds,
+            context.options.turn_s,
         )
-    spread = speed_ratio(readings[_TWO], readings[_ONE])
-    return spread, {
+    ratio = throughput_ratio(turns[_TWO], turns[_ONE])
+    return ratio, {
         "pipeline": pipeline,
-        "ratio": asdict(spread),
-        "cpu_s_per_million_operations": {name: cpu_s_per_million(turns) for name, turns in readings.items()},
-        "rounds": {name: [asdict(turn) for turn in turns] for name, turns in readings.items()},
+        "ratio": asdict(ratio),
+        "cpu_s_per_million_operations": {name: cpu_s_per_million(of_one) for name, of_one in turns.items()},
+        "rounds": {name: [asdict(turn) for turn in of_one] for name, of_one in turns.items()},
     }

@@ -1,15 +1,16 @@
-"""Contenders take turns: all of them are started at once, and all but one of them are stopped at any time.
+"""Contenders take turns: all are started at once, and all but one are paused at any time.
 
-A turn is a second between SIGCONT and SIGSTOP. So whatever else the machine does, it does to all of them alike, and the
-ratio of neighbouring turns says more than that of whole runs. A worker process collects once a second by the clock,
-which goes on while it is stopped: so each of its turns bears one collection, as does a second of a run of its own; with
-shorter turns it collects more often than there, never less. What was done in a turn is what the server counted.
+A turn is the time between SIGCONT and SIGSTOP, by default one second. So other work on the machine affects all
+contenders alike, and the ratio of two neighbouring turns says more than the ratio of two whole runs. The server counts
+the operations of a turn. A worker process collects metrics once per second of wall-clock time, paused or not. So a turn
+of one second includes one collection, as a second of a real run does; shorter turns include more collections per
+second, never fewer.
 
-The programs of others take their turns in the same way, though they know nothing of it. A window within a run of their
-own would leave their sockets alone, but then two contenders are compared over minutes that are not the same. What a
-stop costs is small and the same for all of them: a turn begins with the replies to what was under way at the stop, and
-ends with as many requests that were sent, and counted by the server once it has come to rest, but whose replies are
-read in the next turn. So in each turn as many replies are read as requests sent.
+Other programs are paused in the same way, although they were not written for it. A measurement within an uninterrupted
+run would spare their sockets, but would compare contenders over different minutes. The cost of a pause is small and
+the same for all: a turn begins with the replies to the requests in flight at the last pause, and ends with as many
+requests that the server has counted but whose replies are read in the next turn. So each turn reads as many replies as
+it sends requests.
 """
 
 from __future__ import annotations
@@ -27,78 +28,78 @@ import psutil
 from common.clock import monotonic_ns
 from common.units import NS_PER_S
 from scripts.benchmark.contenders import BenchError, Contender
-from scripts.benchmark.figures import Reading, order
-from scripts.benchmark.guard import guarding
-from scripts.benchmark.referees import Referee
+from scripts.benchmark.server_counters import ServerCounters
+from scripts.benchmark.turn_stats import TurnResult, turn_order
+from scripts.benchmark.watchdog import watchdog
 
 _WARM_UP_ROUNDS = 1
-_REST_S = 0.005
-_STOP_S = 0.0002
-_RESTLESS = 400
+_IDLE_CHECK_S = 0.005
+_MAX_IDLE_CHECKS = 400
+_PAUSE_CHECK_S = 0.0002
 
 
 @dataclass(frozen=True, slots=True)
-class Player:
-    """A contender that is yet to be started, and who counts for it."""
+class ContenderSetup:
+    """How to open a contender, and the counters of the server that the contender loads."""
 
-    enter: Callable[[], AbstractContextManager[Contender]]
-    referee: Referee
+    open: Callable[[], AbstractContextManager[Contender]]
+    counters: ServerCounters
 
 
-def play(players: Mapping[str, Player], rounds: int, turn_s: float) -> dict[str, list[Reading]]:
-    """So many rounds after one of warming up; by contender, one reading a round.
+def run_rounds(setups: Mapping[str, ContenderSetup], rounds: int, turn_s: float) -> dict[str, list[TurnResult]]:
+    """Run this many rounds after one to warm up. Returns one turn per round for each contender.
 
-    Raises BenchError when the server counted other operations of a contender than it did itself.
+    Raises BenchError if the server's count of a contender's operations differs from the contender's own.
     """
-    with guarding() as guard, ExitStack() as stack:
+    with watchdog() as watch, ExitStack() as stack:
         contenders: dict[str, Contender] = {}
         served: dict[str, int] = {}
-        for name, player in players.items():
-            before = player.referee.served()
-            contenders[name] = contender = stack.enter_context(player.enter())
-            guard(contender.pids())
-            _stop(contender)
-            served[name] = _settled(player.referee) - before
-            contender.begin()
-        return _play(players, contenders, served, rounds, turn_s)
+        for name, setup in setups.items():
+            before = setup.counters.served()
+            contenders[name] = contender = stack.enter_context(setup.open())
+            watch(contender.pids())
+            _pause(contender)
+            served[name] = _served_when_idle(setup.counters) - before
+            contender.start_load()
+        return _run_rounds(setups, contenders, served, rounds, turn_s)
 
 
-def _play(
-    players: Mapping[str, Player],
+def _run_rounds(
+    setups: Mapping[str, ContenderSetup],
     contenders: Mapping[str, Contender],
     served: dict[str, int],
     rounds: int,
     turn_s: float,
-) -> dict[str, list[Reading]]:
-    readings: dict[str, list[Reading]] = {name: [] for name in contenders}
+) -> dict[str, list[TurnResult]]:
+    turns: dict[str, list[TurnResult]] = {name: [] for name in contenders}
     for number in range(-_WARM_UP_ROUNDS, rounds):
-        for name in order(list(contenders), number):
-            reading = _turn(players[name].referee, contenders[name], turn_s)
-            served[name] += reading.operations
+        for name in turn_order(list(contenders), number):
+            turn = _run_turn(setups[name].counters, contenders[name], turn_s)
+            served[name] += turn.operations
             if number >= 0:
-                readings[name].append(reading)
+                turns[name].append(turn)
     for name, contender in contenders.items():
-        referee = players[name].referee
-        before = referee.served()
-        _continue(contender)
-        done = contender.end()
-        served[name] += _settled(referee) - before
-        if done is not None and not 0 <= served[name] - done <= contender.slack:
+        counters = setups[name].counters
+        before = counters.served()
+        _resume(contender)
+        done = contender.stop_load()
+        served[name] += _served_when_idle(counters) - before
+        if done is not None and not 0 <= served[name] - done <= contender.max_uncounted:
             raise BenchError(f"bench: {name} counted {done} operations, but the server {served[name]}")
-    return readings
+    return turns
 
 
-def _turn(referee: Referee, contender: Contender, turn_s: float) -> Reading:
+def _run_turn(counters: ServerCounters, contender: Contender, turn_s: float) -> TurnResult:
     processes = [psutil.Process(pid) for pid in contender.pids()]
-    server = [psutil.Process(pid) for pid in referee.pids()]
-    served = referee.served()
+    server = [psutil.Process(pid) for pid in counters.pids()]
+    served = counters.served()
     generator_s, server_s, machine_s, began_ns = _cpu_s(processes), _cpu_s(server), _machine_s(), monotonic_ns()
-    _continue(contender)
-    contender.attend(began_ns + int(turn_s * NS_PER_S))
+    _resume(contender)
+    contender.wait_until(began_ns + int(turn_s * NS_PER_S))
     ended_ns = monotonic_ns()
-    _stop(contender)
-    return Reading(
-        operations=_settled(referee) - served,
+    _pause(contender)
+    return TurnResult(
+        operations=_served_when_idle(counters) - served,
         seconds=(ended_ns - began_ns) / NS_PER_S,
         generator_cpu_s=_cpu_s(processes) - generator_s,
         server_cpu_s=_cpu_s(server) - server_s,
@@ -106,43 +107,45 @@ def _turn(referee: Referee, contender: Contender, turn_s: float) -> Reading:
     )
 
 
-def _settled(referee: Referee) -> int:
-    """What was served, once all that was sent is: nobody is running now. Raises BenchError when it does not end."""
-    served = referee.served()
-    for _ in range(_RESTLESS):
-        time.sleep(_REST_S)
-        before, served = served, referee.served()
+def _served_when_idle(counters: ServerCounters) -> int:
+    """Wait until the server has served all requests of paused contenders, and return its count. Raises BenchError if
+    the count keeps rising."""
+    served = counters.served()
+    for _ in range(_MAX_IDLE_CHECKS):
+        time.sleep(_IDLE_CHECK_S)
+        before, served = served, counters.served()
         if served == before:
             return served
     raise BenchError(
-        "bench: the server did not come to rest after a turn: "
-        "somebody else loads it, or had a contender go on that we had stopped"
+        "bench: the server is still busy after a turn, although all contenders are paused: "
+        "another program loads the server, or resumed a contender"
     )
 
 
-def _continue(contender: Contender) -> None:
+def _resume(contender: Contender) -> None:
     for pid in contender.pids():
         os.kill(pid, signal.SIGCONT)
 
 
-def _stop(contender: Contender) -> None:
-    """Returns when all its threads have stopped. Raises BenchError when a process has ended instead."""
+def _pause(contender: Contender) -> None:
+    """Pause the contender, and wait until all its threads have stopped. Raises BenchError if a process has ended."""
     pids = contender.pids()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     for pid in pids:
-        while not _is_stopped(pid):
-            time.sleep(_STOP_S)
+        while not _is_paused(pid):
+            time.sleep(_PAUSE_CHECK_S)
 
 
-def _is_stopped(pid: int) -> bool:
-    """Whether all threads of a process have stopped; it need not be our child. Raises BenchError if it has ended."""
+def _is_paused(pid: int) -> bool:
+    """Whether all threads of a process have stopped; also for processes that are not our children. Raises BenchError if
+    the process has ended."""
     states = set()
     for task in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):  # a thread that has just ended
+        with suppress(OSError):  # the thread has just ended
             states.add((task / "stat").read_text().rpartition(")")[2].split()[0])
     if not states or states & {"Z", "X"}:
-        raise BenchError("bench: a contender ended before its time")
+        raise BenchError("bench: a contender ended early")
     return states == {"T"}
 
 
@@ -153,5 +156,5 @@ def _cpu_s(processes: list[psutil.Process]) -> float:
 def _machine_s() -> float:
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    # User time holds that of guests already.
+    # User time includes guest time.
     return float(sum(times) - idle - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0))

@@ -1,4 +1,4 @@
-"""Our own drivers as contenders: worker processes as an agent runs them."""
+"""Our drivers as contenders: worker processes as an agent runs them."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ from common.protocol.messages import (
     WorkerStop,
 )
 from common.units import NS_PER_S
-from scripts.benchmark.contenders import BenchError, Contender, Lane, pinned
+from scripts.benchmark.contenders import BenchError, Contender, LoadSpec, pinned
 
-_PATIENCE_NS = 30 * NS_PER_S
+_TIMEOUT_NS = 30 * NS_PER_S
 _LEASE_NS = 24 * 3600 * NS_PER_S
-_SLICE_NS = NS_PER_S // 50
+_POLL_NS = NS_PER_S // 50
 
 
 class _Workers:
-    """Worker processes as an agent runs them: the same entry, the same messages, every metric on, collected each
-    second and reported to us, who are their agent."""
+    """Worker processes that run exactly as under an agent: same entry point, same messages, all metrics. The benchmark
+    receives their metrics once per second, as their agent would.
 
-    slack = 0
+    intervals: the received metrics; None if they need not be kept."""
+
+    max_uncounted = 0
 
     def __init__(self, processes: Processes, count: int) -> None:
         self._processes = processes
         self._count = count
         self._prepared = self._exited = 0
-        self._counted = self._done = 0
+        self._counted = self._ok = 0
         self.intervals: list[IntervalMetrics] | None = None
 
     def prepare(self, plan: Plan) -> None:
-        """One pool of the plan for each."""
+        """Start the processes, each with one pool of the plan, and wait until they are prepared."""
         workers = plan.pools[0].workers_per_pool
         self._processes.spawn(
             "benchmark",
@@ -56,41 +58,41 @@ class _Workers:
             ],
         )
         self._processes.renew(boottime_ns() + _LEASE_NS)
-        self._listen(lambda: self._prepared == self._count or self._exited > 0, monotonic_ns() + _PATIENCE_NS)
+        self._receive(lambda: self._prepared == self._count or self._exited > 0, monotonic_ns() + _TIMEOUT_NS)
         if self._prepared < self._count:
-            raise BenchError("bench: the worker processes did not get ready")
+            raise BenchError("bench: a worker process was not prepared in time")
 
     def pids(self) -> list[int]:
         return self._processes.pids()
 
-    def begin(self) -> None:
+    def start_load(self) -> None:
         self._processes.order(WorkerStart(t0_ns=monotonic_ns()))
 
-    def attend(self, until_ns: int) -> None:
-        self._listen(lambda: self._exited > 0, until_ns)
+    def wait_until(self, until_ns: int) -> None:
+        self._receive(lambda: self._exited > 0, until_ns)
         if self._exited:
-            raise BenchError("bench: a worker process ended before its time")
+            raise BenchError("bench: a worker process ended early")
 
-    def attend_to_the_end(self, until_ns: int) -> None:
-        """As `attend`, but the load's own end is no surprise."""
-        self._listen(lambda: self._exited == self._count, until_ns)
+    def wait_until_ended(self, until_ns: int) -> None:
+        """As `wait_until`, for a load that ends by itself: returns early when all processes have ended."""
+        self._receive(lambda: self.has_ended, until_ns)
 
     @property
     def has_ended(self) -> bool:
-        """Whether all are over and have said all."""
+        """Whether all processes have ended. All their messages have been received by then."""
         return self._exited == self._count
 
-    def end(self) -> int:
+    def stop_load(self) -> int:
         self._processes.order(WorkerStop(drain=True))
-        self._listen(lambda: self._exited == self._count, monotonic_ns() + _PATIENCE_NS)
-        if self._exited < self._count:
+        self._receive(lambda: self.has_ended, monotonic_ns() + _TIMEOUT_NS)
+        if not self.has_ended:
             raise BenchError("bench: a worker process did not end in time")
-        if self._done != self._counted:
-            raise BenchError(f"bench: of {self._counted} operations of the worker processes {self._done} were done")
+        if self._ok != self._counted:
+            raise BenchError(f"bench: {self._counted - self._ok} of {self._counted} operations failed")
         return self._counted
 
-    def _listen(self, is_enough: Callable[[], bool], until_ns: int) -> None:
-        while not is_enough() and (left_ns := until_ns - monotonic_ns()) > 0:
+    def _receive(self, is_done: Callable[[], bool], until_ns: int) -> None:
+        while not is_done() and (left_ns := until_ns - monotonic_ns()) > 0:
             select.select(self._processes.filenos(), [], [], left_ns / NS_PER_S)
             for event in self._processes.events():
                 if isinstance(event, WorkerExited):
@@ -103,7 +105,7 @@ class _Workers:
                         if self.intervals is not None:
                             self.intervals += intervals
                         pools = [pool for interval in intervals for pool in interval.pools.values()]
-                        self._done += sum(command.ok for pool in pools for command in pool.commands.values())
+                        self._ok += sum(command.ok for pool in pools for command in pool.commands.values())
                     case WorkerFinal(counted=counted):
                         self._counted += counted
                     case Failed(reason=reason):
@@ -111,46 +113,46 @@ class _Workers:
 
 
 @contextmanager
-def workers(lane: Lane, processes: int = 1) -> Iterator[Contender]:
-    """Worker processes, each with one pool of the plan."""
+def workers(spec: LoadSpec, processes: int = 1) -> Iterator[Contender]:
+    """Prepared worker processes, each with one pool of the plan."""
     with Processes() as spawned:
         contender = _Workers(spawned, processes)
-        with pinned(lane.core):
-            contender.prepare(lane.plan)
+        with pinned(spec.core):
+            contender.prepare(spec.plan)
         yield contender
 
 
 @dataclass(frozen=True, slots=True)
 class CompletedLoad:
-    """A load that came to its own end. counted: its operations, all of them done."""
+    """A load that ended by itself. counted: number of operations; none failed."""
 
     intervals: list[IntervalMetrics]
     counted: int
 
 
-def run_through(lane: Lane, each_second: Callable[[int], None] = lambda _: None) -> CompletedLoad:
-    """The plan's load in one worker process, from its beginning to its own end. each_second: what to do meanwhile, with
-    the id of the process. Raises BenchError."""
-    seconds = lane.plan.load.duration_s or 0
+def run_to_end(spec: LoadSpec, each_second: Callable[[int], None] = lambda _: None) -> CompletedLoad:
+    """Run the plan in one worker process until its load ends by itself. each_second: called every second with the id of
+    the process. Raises BenchError."""
+    seconds = spec.plan.load.duration_s or 0
     with Processes() as spawned:
         contender = _Workers(spawned, 1)
         contender.intervals = []
-        with pinned(lane.core):
-            contender.prepare(lane.plan)
+        with pinned(spec.core):
+            contender.prepare(spec.plan)
         [pid] = contender.pids()
-        contender.begin()
-        give_up_ns = monotonic_ns() + int(seconds * NS_PER_S) + _PATIENCE_NS
+        contender.start_load()
+        give_up_ns = monotonic_ns() + int(seconds * NS_PER_S) + _TIMEOUT_NS
         while not contender.has_ended and monotonic_ns() < give_up_ns:
-            contender.attend_to_the_end(monotonic_ns() + NS_PER_S)
+            contender.wait_until_ended(monotonic_ns() + NS_PER_S)
             if not contender.has_ended:
                 each_second(pid)
-        return CompletedLoad(contender.intervals, contender.end())
+        return CompletedLoad(contender.intervals, contender.stop_load())
 
 
-class _Together:
-    """Several that are one."""
+class _Combined:
+    """Several contenders that run as one."""
 
-    slack = 0
+    max_uncounted = 0
 
     def __init__(self, contenders: Sequence[Contender]) -> None:
         self._contenders = contenders
@@ -158,21 +160,21 @@ class _Together:
     def pids(self) -> list[int]:
         return [pid for contender in self._contenders for pid in contender.pids()]
 
-    def begin(self) -> None:
+    def start_load(self) -> None:
         for contender in self._contenders:
-            contender.begin()
+            contender.start_load()
 
-    def attend(self, until_ns: int) -> None:
+    def wait_until(self, until_ns: int) -> None:
         while (now_ns := monotonic_ns()) < until_ns:
             for number, contender in enumerate(self._contenders, start=1):
-                contender.attend(min(until_ns, now_ns + number * _SLICE_NS))
+                contender.wait_until(min(until_ns, now_ns + number * _POLL_NS))
 
-    def end(self) -> int:
-        return sum(contender.end() or 0 for contender in self._contenders)
+    def stop_load(self) -> int:
+        return sum(contender.stop_load() or 0 for contender in self._contenders)
 
 
 @contextmanager
-def together(lanes: Sequence[Lane]) -> Iterator[Contender]:
-    """A worker process in each of these lanes."""
+def several_workers(specs: Sequence[LoadSpec]) -> Iterator[Contender]:
+    """One contender with a worker process for each of these loads."""
     with ExitStack() as stack:
-        yield _Together([stack.enter_context(workers(lane)) for lane in lanes])
+        yield _Combined([stack.enter_context(workers(spec)) for spec in specs])

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.benchmark.fleet import FleetCost, fleet_cost, judged, table
-from scripts.benchmark.simulators import COMMANDS, OPERATIONS, interval_of
+from scripts.benchmark.fleet import FleetCost, fleet_cost, goal_results, table
+from scripts.benchmark.simulated_agents import COMMANDS, OPERATIONS, interval_of
 from tests.support.servers import Server
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_simulated_agents_run_a_plan_to_its_end_and_the_coordinator_is_watched(valkey: Server) -> None:
+def test_a_run_of_simulated_agents_ends_and_the_coordinator_is_measured(valkey: Server) -> None:
     cost = fleet_cost(valkey.url, agents=3, seconds=2)
     assert (cost.agents, cost.frames, cost.set_aside) == (3, 6, "")
     assert 0 < cost.core < 2
@@ -43,9 +43,9 @@ def cost(agents: int, core: float) -> FleetCost:
 
 @pytest.mark.parametrize(
     ("core", "verdicts"),
-    [(0.3, ["ok"] * 5), (0.36, ["BELOW", "ok", "ok", "ok", "ok"]), (0.5, ["BELOW"] + ["ok"] * 3 + ["BELOW"])],
+    [(0.3, ["ok"] * 5), (0.36, ["MISSED", "ok", "ok", "ok", "ok"]), (0.5, ["MISSED"] + ["ok"] * 3 + ["MISSED"])],
 )
-def test_the_largest_fleet_is_judged_alone_and_against_a_smaller_one(core: float, verdicts: list[str]) -> None:
+def test_the_largest_fleet_has_goals_of_its_own_and_against_a_smaller_fleet(core: float, verdicts: list[str]) -> None:
     costs = [cost(10, 0.02), cost(100, 0.03), cost(1000, core)]
-    assert [one.verdict for one in judged(costs)] == verdicts
+    assert [result.verdict for result in goal_results(costs)] == verdicts
     assert len(table(costs)) == 4

@@ -1,4 +1,4 @@
-"""The environment of those rivals that are Python packages: theirs alone, so that nothing of it is in ours."""
+"""The virtual environment of rivals that are Python packages: separate, so that no dependency is shared with us."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _DIRECTORY = ROOT / ".venv-bench"
-_PATIENCE_S = 600
+_TIMEOUT_S = 600
 
 
 def _wanted() -> list[str]:
-    # redis-py as ours is: it is Locust that is compared.
+    # Our versions of redis-py and hiredis: the comparison is about Locust.
     return ["locust==2.47.0", "resp-benchmark==0.2.5", *(f"{name}=={version(name)}" for name in ("redis", "hiredis"))]
 
 
 @cache
-def programs() -> tuple[Path, str]:
-    """(where the rivals' programs are, why they are not); the environment is made when it is not there,
-    and tried to be made once."""
+def set_up() -> tuple[Path, str]:
+    """(folder of the rivals' programs, why they could not be installed). Makes the environment if it is missing or
+    outdated; tries once per run."""
     binaries, made_from = _DIRECTORY / "bin", _DIRECTORY / "made-from"
     text = "\n".join([str(_DIRECTORY), sys.version, *_wanted()])
     if made_from.exists() and made_from.read_text() == text:
@@ -33,9 +33,9 @@ def programs() -> tuple[Path, str]:
     )
     for step in steps:
         try:
-            subprocess.run(step, check=True, capture_output=True, text=True, timeout=_PATIENCE_S)
+            subprocess.run(step, check=True, capture_output=True, text=True, timeout=_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return binaries, f"not installed within {_PATIENCE_S} s"
+            return binaries, f"not installed within {_TIMEOUT_S} s"
         except (OSError, subprocess.CalledProcessError) as error:
             words = str(getattr(error, "stderr", "") or error).strip()
             return binaries, f"not installed: {words.splitlines()[-1]}"

@@ -1,8 +1,9 @@
-"""One cell of the matrix: what everybody is to do in it, with the same keys, told to our own drivers as a plan. Pure.
+"""A benchmark case: connections, pipeline depth, value size and keys; and the plan of the case for our drivers. Pure.
 
-Keys are `key:` and a number of thirteen digits that begins with 1: what redis-benchmark can draw only with leading
-zeros, everybody else only without. Two of three forms are one that way: `key:1` and twelve digits with zeros before
-them. resp-benchmark has no such zeros, so every tenth of its keys is shorter; these exist, too.
+All programs must use the same keys. redis-benchmark can only write numbers with leading zeros, and the others only
+without. A leading 1 makes both forms equal: redis-benchmark writes `key:1` and twelve digits with leading zeros, the
+others write `key:` and a number of thirteen digits. resp-benchmark writes a prefix and a number without leading zeros,
+so one in ten of its keys is shorter; these keys exist too.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from common.units import Bytes, Count
 KEY_PREFIX = "key:"
 FIRST_KEY = 10**12
 _KEY_COST_BYTES = 120
-"""What a key of this form and its entry take on the server beside the value; rounded up."""
+"""Memory of a key on the server, without its value; rounded up."""
 _SHORT_SHARE = 0.12
-"""Keys of resp-benchmark that nobody else has, at most of so many."""
+"""Most shorter keys that resp-benchmark adds, as a fraction of all keys."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """How many connections, requests under way on each, and bytes a value. keys: how many there are to draw from."""
+class Case:
+    """What a contender has to do. pipeline: requests in flight on each connection. keys: number of keys."""
 
     connections: int
     pipeline: int
@@ -36,25 +37,25 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """For people."""
+        """The heading of the case."""
         return f"{self.connections} connections, pipeline {self.pipeline}, values of {self.value_bytes} bytes"
 
 
 def short_prefix(keys: int) -> str:
-    """What resp-benchmark puts before a number without leading zeros, below so many."""
+    """The prefix that resp-benchmark writes before a number below `keys`, which has no leading zeros."""
     return f"{KEY_PREFIX}1" + "0" * (12 - len(str(keys - 1)))
 
 
-def plan_for(cell: Cell, driver: Driver, target: Target, load: Load | None = None) -> Plan:
-    """The cell for a driver of ours: a thread, a task or a prewarmed connection for each connection asked for."""
-    size = Bytes(cell.value_bytes)
+def plan_for(case: Case, driver: Driver, target: Target, load: Load | None = None) -> Plan:
+    """The plan of the case for one of our drivers: one thread, task or prewarmed connection per connection."""
+    size = Bytes(case.value_bytes)
     workload = Workload(
         commands=(Command(command="SET"), Command(command="GET")),
-        keys=Keys(prefix=KEY_PREFIX, minimum=Count(FIRST_KEY), maximum=Count(cell.last_key)),
+        keys=Keys(prefix=KEY_PREFIX, minimum=Count(FIRST_KEY), maximum=Count(case.last_key)),
         values=Values(minimum_bytes=size, maximum_bytes=size),
-        pipeline=cell.pipeline,
+        pipeline=case.pipeline,
     )
-    pools = _pools(driver, cell.connections)
+    pools = _pools(driver, case.connections)
     return Plan(target=target, workload=workload, pools=(pools,), load=load or Load())
 
 
@@ -71,7 +72,7 @@ def _pools(driver: Driver, connections: int) -> Pools:
 
 
 def keys_that_fit(keys: int, value_bytes: int, free_bytes: int) -> int:
-    """So many keys, or what half of this memory holds of them, as a round number."""
+    """The number of keys that fits half of the free memory, rounded down to one digit; at most `keys`."""
     fitting = int(free_bytes / 2 / ((value_bytes + _KEY_COST_BYTES) * (1 + _SHORT_SHARE)))
     if keys <= fitting:
         return keys

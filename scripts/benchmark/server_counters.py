@@ -1,4 +1,4 @@
-"""Who counts: what was served, and by which processes. The server's own counters, or those of null responders."""
+"""Server counters: how many operations a server has served, and its processes' ids. `turns` reads them."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from coordinator.journal.records import Reading, ServerCounted
 from coordinator.servers.commandstats import read_server_counts
 
 
-class Referee(Protocol):
-    """One that counts for a contender."""
+class ServerCounters(Protocol):
+    """The counters of a server, or of several together."""
 
     def served(self) -> int:
-        """GETs and SETs that were served so far. Raises TargetError."""
+        """GETs and SETs served so far. Raises TargetError."""
 
-    def connected(self) -> int:
-        """Connections that are open, its own among them. Raises TargetError."""
+    def connections(self) -> int:
+        """Open connections, including the one that asks. Raises TargetError."""
 
     def pids(self) -> Sequence[int]:
-        """The processes that serve."""
+        """The server's processes."""
 
 
 @dataclass(frozen=True, slots=True)
-class ServerReferee:
-    """A server's own counters, or those of all nodes of a cluster. server: its processes."""
+class RedisCounters:
+    """Counters from INFO of a server, or of all nodes of a cluster. server_pids: the server's processes."""
 
     target: Target
-    server: Sequence[int]
+    server_pids: Sequence[int]
 
     def served(self) -> int:
         calls = self._read().calls
         return calls.get("get", 0) + calls.get("set", 0)
 
-    def connected(self) -> int:
+    def connections(self) -> int:
         return self._read().connected_clients
 
     def pids(self) -> Sequence[int]:
-        return self.server
+        return self.server_pids
 
     def _read(self) -> ServerCounted:
         counted = read_server_counts(self.target, Reading.BEFORE)

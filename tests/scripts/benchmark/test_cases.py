@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.plan.schema import Connections, Driver, Target
-from scripts.benchmark.cells import FIRST_KEY, KEY_PREFIX, Cell, keys_that_fit, plan_for, short_prefix
+from scripts.benchmark.cases import FIRST_KEY, KEY_PREFIX, Case, keys_that_fit, plan_for, short_prefix
 
 TARGET = Target(url="redis://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("driver", list(Driver))
-def test_every_driver_has_the_connections_the_pipeline_and_the_keys_of_its_cell(driver: Driver) -> None:
-    plan = plan_for(Cell(50, 10, 1024, 1000), driver, TARGET)
+def test_the_plan_of_each_driver_has_the_connections_the_pipeline_and_the_keys_of_the_case(driver: Driver) -> None:
+    plan = plan_for(Case(50, 10, 1024, 1000), driver, TARGET)
     [pools] = plan.pools
     workers = pools.workers_per_pool
     assert (pools.driver, pools.client_pools) == (driver, 1)
@@ -26,7 +26,7 @@ def test_every_driver_has_the_connections_the_pipeline_and_the_keys_of_its_cell(
 
 
 @given(st.data(), st.integers(2, 10**12))
-def test_resp_benchmark_draws_the_keys_of_everybody_or_shorter_ones(data: st.DataObject, keys: int) -> None:
+def test_resp_benchmark_draws_the_same_keys_as_the_others_or_shorter_ones(data: st.DataObject, keys: int) -> None:
     number = data.draw(st.integers(0, keys - 1))
     key = f"{short_prefix(keys)}{number}"
     if len(str(number)) == len(str(keys - 1)):
@@ -35,12 +35,12 @@ def test_resp_benchmark_draws_the_keys_of_everybody_or_shorter_ones(data: st.Dat
         assert len(key) < len(f"{KEY_PREFIX}{FIRST_KEY}")
 
 
-def test_all_keys_are_drawn_where_memory_holds_them() -> None:
+def test_all_keys_are_used_if_they_fit_into_memory() -> None:
     assert keys_that_fit(10_000_000, 100, 20 * 2**30) == 10_000_000
 
 
 @given(st.integers(1, 10**8), st.integers(1, 10**6), st.integers(0, 2**40))
-def test_no_more_keys_are_drawn_than_half_of_memory_holds(keys: int, value_bytes: int, free_bytes: int) -> None:
+def test_no_more_keys_are_used_than_fit_into_half_of_the_memory(keys: int, value_bytes: int, free_bytes: int) -> None:
     fitting = keys_that_fit(keys, value_bytes, free_bytes)
     assert 1 <= fitting <= keys
     assert fitting == 1 or fitting * value_bytes <= free_bytes / 2

@@ -1,11 +1,11 @@
-"""The other side of the comparison: a loop of redis-py calls and nothing else, a program of its own.
+"""The baseline, as a program: a loop of redis-py calls and nothing else.
 
-It does what a worker process does with the same plan, but for the numbers: no latency is taken, no command told from
-another, no wait, error or byte counted. The value is always the same, and random keys are drawn in the cheapest way
-that Python has. Clients are made with the plan's own settings.
+The loop sends the commands of the same plan as a worker process, but records nothing: no latency, no wait, no error,
+no byte, no count by command. It always sends the same value, and draws random keys in Python's cheapest way. Clients
+have the plan's settings.
 
-    stdin: a job as JSON; when "ready" was printed, a line to begin; another one to end
-    stdout: "ready"; at the end, how many operations were done
+    stdin: a job as JSON; after "ready", one line starts the loop, and another line stops it
+    stdout: "ready"; at the end, the number of operations
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from redis.backoff import FullJitterBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-_DRAWN_BEFORE = 1000
+_PREGENERATED = 1000
 
 
 @dataclass(frozen=True)
-class BareJob:
-    """What to do. style: a key of `STYLES` or of `TASK_STYLES`, whose workers are tasks of one loop."""
+class BaselineJob:
+    """The load. style: a key of `STYLES` (workers are threads) or of `TASK_STYLES` (workers are tasks on one loop)."""
 
     port: int
     style: str
@@ -52,7 +52,7 @@ class BareJob:
 
 
 class Switch:
-    """Loops run as long as it is on."""
+    """A flag that all workers share: they run while it is on."""
 
     __slots__ = ("is_on",)
 
@@ -61,7 +61,7 @@ class Switch:
 
 
 def main() -> None:
-    job = BareJob(**json.loads(sys.stdin.readline()))
+    job = BaselineJob(**json.loads(sys.stdin.readline()))
     switch = Switch()
     counts: list[int] = []
 
@@ -69,14 +69,13 @@ def main() -> None:
         counts.append(STYLES[job.style](client, job, switch))
 
     async def work_in_tasks() -> None:
-        # One style in all of them, and each ends by itself when the switch is off.
         counts.extend(await asyncio.gather(*(one_task() for _ in range(job.workers))))
 
     async def one_task() -> int:
         async with open_async_client(job) as client:
             return await TASK_STYLES[job.style](client, job, switch)
 
-    # As many clients as the driver has; threads that share one are no quicker.
+    # One client per worker, as in the driver. Sharing a client is not faster.
     if job.style in TASK_STYLES:
         threads = [Thread(target=lambda: asyncio.run(work_in_tasks()))]
     else:
@@ -90,23 +89,23 @@ def main() -> None:
     for thread in threads:
         thread.join()
     if len(counts) < job.workers:
-        sys.exit("a worker of the bare loop ended before its time")
+        sys.exit("a worker of the baseline failed")
     print(sum(counts), flush=True)
 
 
-def open_client(job: BareJob) -> redis.Redis:
-    return redis.Redis(retry=Retry(*_policy(job)), **_settings(job))
+def open_client(job: BaselineJob) -> redis.Redis:
+    return redis.Redis(retry=Retry(*_retry_policy(job)), **_settings(job))
 
 
-def open_async_client(job: BareJob) -> redis.asyncio.Redis:
-    return redis.asyncio.Redis(retry=AsyncRetry(*_policy(job)), **_settings(job))
+def open_async_client(job: BaselineJob) -> redis.asyncio.Redis:
+    return redis.asyncio.Redis(retry=AsyncRetry(*_retry_policy(job)), **_settings(job))
 
 
-def _policy(job: BareJob) -> tuple[FullJitterBackoff, int]:
+def _retry_policy(job: BaselineJob) -> tuple[FullJitterBackoff, int]:
     return FullJitterBackoff(job.retry_cap_s, job.retry_base_s), job.retries
 
 
-def _settings(job: BareJob) -> dict[str, Any]:
+def _settings(job: BaselineJob) -> dict[str, Any]:
     return {
         "host": "127.0.0.1",
         "port": job.port,
@@ -118,13 +117,14 @@ def _settings(job: BareJob) -> dict[str, Any]:
     }
 
 
-def _drawing(job: BareJob) -> tuple[bytes, int, int, bytes, Callable[[], float]]:
+def _draw_settings(job: BaselineJob) -> tuple[bytes, int, int, bytes, Callable[[], float]]:
+    """(key format, first key, number of keys, value, random number in [0, 1))"""
     return f"{job.key_prefix}%d".encode(), job.first_key, job.keys, os.urandom(job.value_bytes), Random().random
 
 
-def by_methods(client: Any, job: BareJob, switch: Switch) -> int:
-    """As an application calls: `client.set`, `client.get`."""
-    form, first, count, value, draw = _drawing(job)
+def by_methods(client: Any, job: BaselineJob, switch: Switch) -> int:
+    """Call `client.set` and `client.get`, as an application does."""
+    form, first, count, value, draw = _draw_settings(job)
     done = 0
     while switch.is_on:
         key = form % (first + int(draw() * count))
@@ -136,9 +136,9 @@ def by_methods(client: Any, job: BareJob, switch: Switch) -> int:
     return done
 
 
-def by_execute(client: Any, job: BareJob, switch: Switch) -> int:
-    """By the very call that the driver makes, which spares what is done in `set` and `get`."""
-    form, first, count, value, draw = _drawing(job)
+def by_execute(client: Any, job: BaselineJob, switch: Switch) -> int:
+    """Call `execute_command`, as the driver does: without the work of `set` and `get`."""
+    form, first, count, value, draw = _draw_settings(job)
     done = 0
     while switch.is_on:
         key = form % (first + int(draw() * count))
@@ -150,14 +150,14 @@ def by_execute(client: Any, job: BareJob, switch: Switch) -> int:
     return done
 
 
-def by_execute_drawn_before(client: Any, job: BareJob, switch: Switch) -> int:
-    """The least that there is: the same few operations again and again, so that even drawing them costs nothing."""
-    form, first, count, value, draw = _drawing(job)
+def by_execute_pregenerated(client: Any, job: BaselineJob, switch: Switch) -> int:
+    """The lower bound: `execute_command` on operations that were drawn before the start."""
+    form, first, count, value, draw = _draw_settings(job)
     operations = [
         ("GET", form % (first + int(draw() * count)))
         if draw() < 0.5
         else ("SET", form % (first + int(draw() * count)), value)
-        for _ in range(_DRAWN_BEFORE)
+        for _ in range(_PREGENERATED)
     ]
     done = 0
     for operation in cycle(operations):
@@ -168,9 +168,9 @@ def by_execute_drawn_before(client: Any, job: BareJob, switch: Switch) -> int:
     return done
 
 
-def by_pipelines(client: Any, job: BareJob, switch: Switch) -> int:
-    """`by_methods`, but so many calls to a pipeline."""
-    form, first, count, value, draw = _drawing(job)
+def by_pipelines(client: Any, job: BaselineJob, switch: Switch) -> int:
+    """As `by_methods`, with `job.pipeline` calls per pipeline."""
+    form, first, count, value, draw = _draw_settings(job)
     done = 0
     while switch.is_on:
         pipeline = client.pipeline(transaction=False)
@@ -184,9 +184,9 @@ def by_pipelines(client: Any, job: BareJob, switch: Switch) -> int:
     return done
 
 
-async def by_awaiting_methods(client: Any, job: BareJob, switch: Switch) -> int:
-    """`by_methods`, with redis.asyncio."""
-    form, first, count, value, draw = _drawing(job)
+async def by_awaiting_methods(client: Any, job: BaselineJob, switch: Switch) -> int:
+    """As `by_methods`, with redis.asyncio."""
+    form, first, count, value, draw = _draw_settings(job)
     done = 0
     while switch.is_on:
         key = form % (first + int(draw() * count))
@@ -198,9 +198,9 @@ async def by_awaiting_methods(client: Any, job: BareJob, switch: Switch) -> int:
     return done
 
 
-async def by_awaiting(client: Any, job: BareJob, switch: Switch) -> int:
-    """`by_execute`, with redis.asyncio."""
-    form, first, count, value, draw = _drawing(job)
+async def by_awaiting_execute(client: Any, job: BaselineJob, switch: Switch) -> int:
+    """As `by_execute`, with redis.asyncio."""
+    form, first, count, value, draw = _draw_settings(job)
     done = 0
     while switch.is_on:
         key = form % (first + int(draw() * count))
@@ -212,15 +212,15 @@ async def by_awaiting(client: Any, job: BareJob, switch: Switch) -> int:
     return done
 
 
-STYLES: dict[str, Callable[[Any, BareJob, Switch], int]] = {
+STYLES: dict[str, Callable[[Any, BaselineJob, Switch], int]] = {
     "methods": by_methods,
     "pipelines": by_pipelines,
     "execute": by_execute,
-    "execute drawn before": by_execute_drawn_before,
+    "execute pregenerated": by_execute_pregenerated,
 }
-TASK_STYLES: dict[str, Callable[[Any, BareJob, Switch], Awaitable[int]]] = {
+TASK_STYLES: dict[str, Callable[[Any, BaselineJob, Switch], Awaitable[int]]] = {
     "awaiting methods": by_awaiting_methods,
-    "awaiting execute": by_awaiting,
+    "awaiting execute": by_awaiting_execute,
 }
 
 if __name__ == "__main__":

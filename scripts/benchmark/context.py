@@ -1,4 +1,4 @@
-"""What every section of the benchmark stands on: options, a server, cores; and what it hands back."""
+"""The context of a section: options, server and cores; and the result that a section returns."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from common.plan.schema import Target
 from common.redis_client import open_control_client
 from common.units import Seconds
 from coordinator.embedded import EmbeddedServer
-from scripts.benchmark.cells import FIRST_KEY, KEY_PREFIX, short_prefix
-from scripts.benchmark.referees import ServerReferee
+from scripts.benchmark.cases import FIRST_KEY, KEY_PREFIX, short_prefix
+from scripts.benchmark.server_counters import RedisCounters
 
-_PAUSE = Seconds(3600)
-_FILL_AT_ONCE = 20_000
-_FILL = """
+_LONG_TIMEOUT = Seconds(3600)
+_KEYS_PER_SCRIPT = 20_000
+_CREATE_KEYS = """
 for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
     redis.call('SET', string.format('%s%d', ARGV[3], number), ARGV[4])
 end
@@ -29,7 +29,7 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The command line, with --quick worked in."""
+    """The parsed command line."""
 
     sections: tuple[str, ...]
     connections: tuple[int, ...]
@@ -53,8 +53,8 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A figure that was asked for. verdict: ok, BELOW, or why neither can be said."""
+class GoalResult:
+    """A goal and what was measured. verdict: "ok", "MISSED", or why the goal cannot be judged."""
 
     what: str
     found: str
@@ -62,22 +62,22 @@ class Judged:
     verdict: str
 
     def line(self) -> str:
-        """For people."""
-        return f"{self.verdict:<6} {self.what}: {self.found} (wanted: {self.wanted})"
+        """The result as a printed line."""
+        return f"{self.verdict:<6} {self.what}: {self.found} (goal: {self.wanted})"
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a section found: lines for people, one document for programs, and what of it is judged."""
+    """The result of a section. lines: printed. document: for the JSON file."""
 
     lines: Sequence[str]
     document: Any
-    judged: Sequence[Judged] = ()
+    goal_results: Sequence[GoalResult] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """cores: (the server's, the generators'), None where nothing is pinned."""
+class BenchContext:
+    """What all sections share. cores: (server's core, generators' core); None if nothing is pinned."""
 
     options: Options
     server: EmbeddedServer
@@ -85,45 +85,45 @@ class Ground:
 
     @property
     def server_cores(self) -> set[int]:
-        """Where servers are to be pinned; empty where they are not."""
+        """Cores to pin servers to; empty to pin nothing."""
         return {self.cores[0]} if self.cores else set()
 
     @property
     def all_cores(self) -> set[int]:
-        """All of them, for those who are pinned and should not be; empty where nobody is."""
+        """All usable cores, to unpin a pinned server; empty if nothing is pinned."""
         return os.sched_getaffinity(0) if self.cores else set()
 
     @property
     def server_core(self) -> int | None:
-        """Where servers are."""
+        """The core of servers; None if nothing is pinned."""
         return self.cores[0] if self.cores else None
 
     @property
-    def core(self) -> int | None:
-        """Where generators are."""
+    def generator_core(self) -> int | None:
+        """The core of generators; None if nothing is pinned."""
         return self.cores[1] if self.cores else None
 
     @property
     def target(self) -> Target:
-        """The server as a plan names it."""
-        return patient(self.server.url)
+        """The server, as the target of a plan."""
+        return target_at(self.server.url)
 
     @property
-    def referee(self) -> ServerReferee:
-        """The server's own counters."""
-        return ServerReferee(self.target, self.server.pids)
+    def counters(self) -> RedisCounters:
+        """The counters of the server."""
+        return RedisCounters(self.target, self.server.pids)
 
 
-Section = Callable[[Ground], Findings]
+Section = Callable[[BenchContext], Findings]
 
 
-def patient(url: str) -> Target:
-    """A target from which replies may be late: who is stopped between turns must not think that the server was."""
-    return Target(url=url, socket_timeout_s=_PAUSE)
+def target_at(url: str) -> Target:
+    """The target at this URL. Long timeouts: a paused contender must not time out on a healthy server."""
+    return Target(url=url, socket_timeout_s=_LONG_TIMEOUT)
 
 
 def cores_to_pin() -> tuple[int, int] | None:
-    """A core for the server and one for the generators, or None where there are not two or they cannot be chosen."""
+    """(server's core, generators' core); None with fewer than two cores, or on a system that cannot pin processes."""
     if not hasattr(os, "sched_getaffinity"):
         return None
     usable = sorted(os.sched_getaffinity(0))
@@ -132,26 +132,26 @@ def cores_to_pin() -> tuple[int, int] | None:
 
 @contextmanager
 def pinned_servers(server: EmbeddedServer, cores: set[int]) -> Iterator[None]:
-    """Its processes stay on these cores within; none leaves them where they are."""
+    """Pin the server's processes to these cores within the block; an empty set pins nothing."""
     before = {pid: os.sched_getaffinity(pid) for pid in server.pids} if cores else {}
     for pid in before:
         _pin_threads(pid, cores)
     try:
         yield
     finally:
-        for pid, those in before.items():
-            _pin_threads(pid, those)
+        for pid, cores_before in before.items():
+            _pin_threads(pid, cores_before)
 
 
 def _pin_threads(pid: int, cores: set[int]) -> None:
-    # Affinity is a thread's own, and the server has started some by now.
+    # Each thread has its own affinity, and the server has already started threads.
     for thread in psutil.Process(pid).threads():
         os.sched_setaffinity(thread.id, cores)
 
 
-def fill(target: Target, keys: int, value_bytes: int, *, short_too: bool = False) -> None:
-    """Make all keys exist, and nothing else, so that a GET costs the same in the first round and in the last. The
-    server makes them itself. short_too: those that only resp-benchmark draws."""
+def create_keys(target: Target, keys: int, value_bytes: int, *, short_too: bool = False) -> None:
+    """Empty the server and create all keys, so that a GET costs the same in the first round and in the last. A Lua
+    script creates them. short_too: also create the shorter keys of resp-benchmark."""
     ranges = [(KEY_PREFIX, FIRST_KEY, FIRST_KEY + keys - 1)]
     if short_too:
         prefix, digits = short_prefix(keys), len(str(keys - 1))
@@ -159,6 +159,6 @@ def fill(target: Target, keys: int, value_bytes: int, *, short_too: bool = False
     with open_control_client(target) as client:
         client.execute_command("FLUSHALL")
         for prefix, first, last in ranges:
-            for start in range(first, last + 1, _FILL_AT_ONCE):
-                end = min(last, start + _FILL_AT_ONCE - 1)
-                client.execute_command("EVAL", _FILL, 0, start, end, prefix, b"x" * value_bytes)
+            for start in range(first, last + 1, _KEYS_PER_SCRIPT):
+                end = min(last, start + _KEYS_PER_SCRIPT - 1)
+                client.execute_command("EVAL", _CREATE_KEYS, 0, start, end, prefix, b"x" * value_bytes)

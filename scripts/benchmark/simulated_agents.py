@@ -1,10 +1,11 @@
 """Simulated agents, many in one process: real sockets, CURVE and the real session of an agent, but no load.
 
-    python -m scripts.benchmark.simulators ENDPOINT TOKEN_FILE FIRST COUNT
+    python -m scripts.benchmark.simulated_agents ENDPOINT TOKEN_FILE FIRST COUNT
 
-Each is an `agent.core.session.Session` with links of its own, as `agent.loop` has them. Only its worker process is made
-up: it is prepared at once, reports ten commands a second with the latencies of a few hundred operations each, and ends
-when the plan says so. A single loop serves all of them. Once all are dismissed, a line of JSON says how they fared.
+Each agent is an `agent.core.session.Session` with its own links, as in `agent.loop`. Only the worker process is
+simulated: it is prepared at once, reports ten commands per second with a few hundred latencies each, and ends when the
+plan ends. One loop serves all agents. After the last agent has left, the program prints its measurements as one line of
+JSON.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import select
 import sys
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -66,13 +66,14 @@ from common.units import NS_PER_S
 
 COMMANDS = ("GET", "SET", "INCR", "HGET", "HSET", "LPUSH", "RPOP", "SADD", "ZADD", "EXPIRE")
 OPERATIONS = 300
-"""Of each command in each second."""
-_SHAPES = 8
-"""Different intervals that agents take turns with: latencies cost more to make up than to report."""
+"""Operations of each command per second."""
+_TEMPLATES = 8
+"""Number of different intervals, which agents report in rotation, because generating latencies is expensive."""
 _TICK_NS = NS_PER_S // 4
-_LOOK_NS = NS_PER_S // 100
-"""How often the loop looks for agents that want to be pumped although nothing has come."""
-_SLACK_NS = NS_PER_S // 20
+_TIMER_CHECK_NS = NS_PER_S // 100
+"""How often the loop looks for agents with a due timer."""
+_REPORT_DELAY_NS = NS_PER_S // 20
+"""How long after the end of a second its metrics are reported."""
 _CONTROL_EVENTS: dict[LinkEvent, Event] = {
     LinkEvent.UP: LinkUp(),
     LinkEvent.DOWN: LinkDown(),
@@ -81,9 +82,10 @@ _CONTROL_EVENTS: dict[LinkEvent, Event] = {
 
 
 @dataclass(slots=True)
-class SimulatedTally:
-    """What happened to all simulated agents. started_ns: when each received its start; ack_ns: from the sending of a
-    frame to its acknowledgement; acked_at_ns: when the last frame was acknowledged."""
+class FleetMeasurements:
+    """Measurements of all agents of this process. started_ns: when each agent received Start. ack_ns: from sending a
+    frame until its acknowledgement. acked_at_ns: when the last frame was acknowledged. reply_ns: from sending a
+    heartbeat until its reply."""
 
     t0_ns: int = 0
     welcomed_ns: list[int] = field(default_factory=list)
@@ -99,7 +101,7 @@ class SimulatedTally:
 
 
 def interval_of(seed: int) -> IntervalMetrics:
-    """A second of one pool: ten commands, each with some fifty filled buckets around 200 µs and a short tail."""
+    """One second of one pool: ten commands, each with about fifty filled buckets around 200 µs and a short tail."""
     random = np.random.default_rng(seed)
     commands = {}
     for number, name in enumerate(COMMANDS):
@@ -122,7 +124,7 @@ def interval_of(seed: int) -> IntervalMetrics:
 
 
 class SimulatedAgent:
-    """One agent. `pump` brings its session what has come; it has left when `left` says how."""
+    """One agent. `pump` feeds its session. `exit`: the session's last action, once the agent has left."""
 
     def __init__(
         self,
@@ -130,8 +132,8 @@ class SimulatedAgent:
         endpoint: str,
         curve: CurveClient,
         number: int,
-        shapes: list[IntervalMetrics],
-        tally: SimulatedTally,
+        templates: list[IntervalMetrics],
+        measurements: FleetMeasurements,
     ) -> None:
         identity = Identity(
             name=f"simulated-{number}",
@@ -142,10 +144,10 @@ class SimulatedAgent:
             version=RELEASE,
             once=True,
         )
-        self.left: Exit | None = None
+        self.exit: Exit | None = None
         self.due_ns = 0
         self._context, self._endpoint, self._curve = context, endpoint, curve
-        self._number, self._shapes, self._tally = number, shapes, tally
+        self._number, self._templates, self._measurements = number, templates, measurements
         self._session = Session(identity, monotonic_ns())
         self._links = ExitStack()
         self._control = self._links.enter_context(Dialer(context, endpoint, curve))
@@ -158,12 +160,12 @@ class SimulatedAgent:
         self.has_new_link = True
 
     def filenos(self) -> list[int]:
-        """What to poll."""
+        """The file descriptors to poll."""
         links = [self._control] + ([self._metrics] if self._metrics is not None else [])
         return [source.fileno() for link in links for source in (link.socket, link.monitor.socket)]
 
     def pump(self, now_ns: int) -> None:
-        """Everything that has come, and a tick if one is due."""
+        """Handle all messages and reports that have arrived, and a tick if one is due."""
         for link_event in self._control.link_events():
             self._handle(_CONTROL_EVENTS[link_event])
         self._receive(self._control)
@@ -178,7 +180,7 @@ class SimulatedAgent:
             self._handle(Tick(cpu_percent=50.0, cpu_percent_busiest=50.0, host_cpu_percent=40.0))
 
     def next_ns(self) -> int:
-        """When it wants to be pumped again if nothing comes."""
+        """When to call `pump` next if no message arrives."""
         return min(self.due_ns, self._reports[0][0]) if self._reports else self.due_ns
 
     def close(self) -> None:
@@ -190,21 +192,21 @@ class SimulatedAgent:
             envelope = codec.decode_from_coordinator(data)
             match envelope.message:
                 case Start():
-                    self._tally.started_ns.append(monotonic_ns())
-                    self._tally.t0_ns = envelope.message.t0_ns
+                    self._measurements.started_ns.append(monotonic_ns())
+                    self._measurements.t0_ns = envelope.message.t0_ns
                 case FrameAck():
                     self._acked(envelope.message.next_seq)
                 case HeartbeatReply():
-                    self._tally.reply_ns.append(monotonic_ns() - envelope.message.sent_ns)
+                    self._measurements.reply_ns.append(monotonic_ns() - envelope.message.sent_ns)
                 case Welcome() if self._metrics is None:
-                    self._tally.welcomed_ns.append(monotonic_ns())
+                    self._measurements.welcomed_ns.append(monotonic_ns())
             self._handle(Received(envelope))
 
     def _acked(self, next_seq: int) -> None:
         now_ns = monotonic_ns()
         for seq in range(self._acknowledged, next_seq):
-            self._tally.ack_ns.append(now_ns - self._sent_ns.pop(seq, now_ns))
-            self._tally.acked_at_ns = now_ns
+            self._measurements.ack_ns.append(now_ns - self._sent_ns.pop(seq, now_ns))
+            self._measurements.acked_at_ns = now_ns
         self._acknowledged = max(self._acknowledged, next_seq)
 
     def _handle(self, event: Event) -> None:
@@ -221,70 +223,72 @@ class SimulatedAgent:
                     self.has_new_link = True
                 case Spawn(_, assignments):
                     self._end_ns = timeline(assignments[0].plan.load).end_ns
-                    self._tally.prepared_ns.append(monotonic_ns())
+                    self._measurements.prepared_ns.append(monotonic_ns())
                     self._reports.append((0, Prepared(processes=1, connections_open=4)))
                 case OrderWorkers(WorkerStart() as start):
-                    self._begin(start.t0_ns)
+                    self._start_load(start.t0_ns)
                 case OrderWorkers(WorkerStop()):
-                    self._stop()
+                    self._stop_load()
                 case KillWorkers():
                     self._reports.clear()
                 case Exit():
-                    self.left = action
-                    self._tally.exits[str(action.code)] = self._tally.exits.get(str(action.code), 0) + 1
+                    self.exit = action
+                    self._measurements.exits[str(action.code)] = self._measurements.exits.get(str(action.code), 0) + 1
                     return
 
-    def _begin(self, t0_ns: int) -> None:
+    def _start_load(self, t0_ns: int) -> None:
+        """Schedule all reports of the run."""
         self._t0_ns = t0_ns
         seconds = (self._end_ns or 0) // NS_PER_S
         for second in range(seconds):
-            shape = self._shapes[(self._number + second) % len(self._shapes)]
-            interval = msgspec.structs.replace(shape, first=second, last=second)
-            at_ns = t0_ns + (second + 1) * NS_PER_S + _SLACK_NS
+            template = self._templates[(self._number + second) % len(self._templates)]
+            interval = msgspec.structs.replace(template, first=second, last=second)
+            at_ns = t0_ns + (second + 1) * NS_PER_S + _REPORT_DELAY_NS
             self._reports.append((at_ns, WorkerMetrics(through=second, intervals=(interval,))))
-        self._reports.append((t0_ns + seconds * NS_PER_S + 2 * _SLACK_NS, self._final(seconds)))
+        self._reports.append((t0_ns + seconds * NS_PER_S + 2 * _REPORT_DELAY_NS, self._final(seconds)))
 
-    def _stop(self) -> None:
-        """What is not reported by now was never done."""
+    def _stop_load(self) -> None:
+        """Drop all reports that are not due yet."""
         now_ns = monotonic_ns()
         self._reports = deque(report for report in self._reports if report[0] <= now_ns)
-        self._reports.append((now_ns, self._final(max(0, now_ns - self._t0_ns - _SLACK_NS) // NS_PER_S)))
+        self._reports.append((now_ns, self._final(max(0, now_ns - self._t0_ns - _REPORT_DELAY_NS) // NS_PER_S)))
 
     def _final(self, seconds: int) -> WorkerFinal:
-        done = seconds * self._shapes[0].issued
+        done = seconds * self._templates[0].issued
         return WorkerFinal(
             issued=done, counted=done, transactions=0, start_skew_ns=0, ran_ns=seconds * NS_PER_S, drained=True
         )
 
     def _count(self, frame: MetricsFrame) -> None:
         if frame.seq in self._sent_ns or frame.seq < self._acknowledged:
-            self._tally.resent += 1
+            self._measurements.resent += 1
             return
         self._sent_ns[frame.seq] = monotonic_ns()
-        self._tally.frames += 1
-        self._tally.operations += sum(interval.operations for interval in frame.intervals)
+        self._measurements.frames += 1
+        self._measurements.operations += sum(interval.operations for interval in frame.intervals)
 
 
-def serve(endpoint: str, curve: CurveClient, first: int, count: int) -> SimulatedTally:
-    """Run these agents until all have left."""
-    tally = SimulatedTally()
-    shapes = [interval_of(seed) for seed in range(_SHAPES)]
+def run_agents(endpoint: str, curve: CurveClient, first: int, count: int) -> FleetMeasurements:
+    """Run `count` agents, numbered from `first`, until all have left."""
+    measurements = FleetMeasurements()
+    templates = [interval_of(seed) for seed in range(_TEMPLATES)]
     with Context() as context, ExitStack() as stack:
         agents = [
-            SimulatedAgent(context, endpoint, curve, number, shapes, tally) for number in range(first, first + count)
+            SimulatedAgent(context, endpoint, curve, number, templates, measurements)
+            for number in range(first, first + count)
         ]
         for agent in agents:
             stack.callback(agent.close)
         poller = select.epoll()
         stack.callback(poller.close)
         by_fileno: dict[int, SimulatedAgent] = {}
-        look_ns = 0
+        check_ns = 0
         while agents:
-            ready = {by_fileno[fileno] for fileno, _ in poller.poll(_LOOK_NS / NS_PER_S)}
+            ready = {by_fileno[fileno] for fileno, _ in poller.poll(_TIMER_CHECK_NS / NS_PER_S)}
             now_ns = monotonic_ns()
-            if now_ns >= look_ns:
+            if now_ns >= check_ns:
                 ready |= {agent for agent in agents if agent.next_ns() <= now_ns}
-                look_ns = now_ns + _LOOK_NS
+                check_ns = now_ns + _TIMER_CHECK_NS
             for agent in ready:
                 agent.pump(now_ns)
                 if agent.has_new_link:
@@ -293,22 +297,20 @@ def serve(endpoint: str, curve: CurveClient, first: int, count: int) -> Simulate
                         if fileno not in by_fileno:
                             by_fileno[fileno] = agent
                             poller.register(fileno, select.EPOLLIN)
-            for agent in [agent for agent in ready if agent.left is not None]:
+            for agent in [agent for agent in ready if agent.exit is not None]:
                 agents.remove(agent)
                 for fileno in agent.filenos():
                     poller.unregister(fileno)
                     del by_fileno[fileno]
                 agent.close()
-    return tally
+    return measurements
 
 
 def main(arguments: list[str]) -> int:
-    """Entry of a process."""
+    """Run the program; see the module's docstring for the arguments."""
     endpoint, token_file, first, count = arguments
     raise_open_files_limit()
-    tally = serve(endpoint, agent_curve(Path(token_file)), int(first), int(count))
-    document: dict[str, Any] = {name: getattr(tally, name) for name in SimulatedTally.__dataclass_fields__}
-    print(json.dumps(document))
+    print(json.dumps(asdict(run_agents(endpoint, agent_curve(Path(token_file)), int(first), int(count)))))
     return 0
 
 
