@@ -1,5 +1,5 @@
-"""What an agent does about each event. Pure: events and the time in, actions out. `agent.core.transitions` has the
-states of its part of a run, and `agent.core.lease` how long its load goes on without a coordinator."""
+"""Decides what an agent does about each event. Pure: events and the time in, actions out. `agent.core.transitions` has
+the states of an agent, and `agent.core.lease` how long its load continues without a coordinator."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ from agent.core.lease import Lease
 from agent.core.link import Link, MetricsLink, introduction
 from agent.core.outbox import Outbox
 from agent.core.share import PreparationReports, Share
-from agent.core.transitions import TRANSITIONS, Trigger
+from agent.core.transitions import BEFORE_START, FENCED, REPEATS, TRANSITIONS, Trigger
 from common.errors import FleetError, TargetError
+from common.lifecycle import Lifecycle
 from common.protocol.messages import (
     HOLD_LEASES,
     AgentMessage,
@@ -68,19 +69,22 @@ from common.units import NS_PER_S, clipped, counted
 RESEND_AFTER_NS = 2 * NS_PER_S
 GOODBYE_NS = 10 * NS_PER_S
 OVERTIME_NS = 10 * NS_PER_S
-"""How long after its drain deadline a worker process is given before it is killed."""
+"""A worker process that has not ended this long after its drain deadline is killed."""
 TERMINATED_EXIT_CODE = 143
 _CLOSED = "its coordinator has closed the run"
-_FENCED = (AgentState.PREPARING, AgentState.PREPARED, AgentState.RUNNING)
-"""States in which an agent without a coordinator must not go on for ever."""
 
 
 class Session:
-    """The state of one agent: its link, its run, its clock. kept: results of earlier runs."""
+    """The state of one agent: its links, its run, its clock.
+
+    ignored: messages that were for another process or run, or did not fit the state. kept: results of earlier runs.
+    """
 
     def __init__(self, identity: Identity, now_ns: int) -> None:
         self.identity = identity
-        self.state = AgentState.IDLE
+        self._lifecycle: Lifecycle[AgentState, Trigger] = Lifecycle(
+            f"agent {identity.name or identity.host}", AgentState.IDLE, TRANSITIONS, REPEATS
+        )
         self.run_id = ""
         self.outbox = Outbox()
         self.ignored = 0
@@ -100,8 +104,13 @@ class Session:
         self._exit_code = 0
         self._terminations = 0
 
+    @property
+    def state(self) -> AgentState:
+        """The state that heartbeats report."""
+        return self._lifecycle.state
+
     def handle(self, event: Event, now_ns: int) -> list[Action]:
-        """What to do about it, in order. now_ns: this host's monotonic clock."""
+        """Return what to do about an event, in order. now_ns: this host's monotonic clock."""
         return [*self._handle(event, now_ns), *self._frames(now_ns)]
 
     def _handle(self, event: Event, now_ns: int) -> list[Action]:
@@ -137,7 +146,7 @@ class Session:
             case WorkerExited(process, exit_code):
                 return self._worker_exited(process, exit_code, now_ns)
             case SpawnFailed(reason):
-                return self._broken(_at_fault(reason)) if self._moves(Trigger.BROKEN) else []
+                return self._break(_at_fault(reason))
             case Terminated():
                 return self._terminated(now_ns)
             case Tick():
@@ -231,7 +240,8 @@ class Session:
     def _dismissed(self, dismiss: Dismiss, run_id: str, now_ns: int) -> list[Action]:
         actions: list[Action] = []
         over = f"run {clipped(run_id)} is over (exit code {dismiss.exit_code}), and this agent had no share of it"
-        if self._moves(Trigger.ABANDON):
+        if self.state in BEFORE_START:
+            self._lifecycle.move(Trigger.ABANDON)
             actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
         elif run_id == self.run_id and self.state is not AgentState.IDLE:
             actions = self._closed(now_ns)
@@ -267,13 +277,14 @@ class Session:
         is_other = self._link.welcome is not None and self._link.coordinator != self.run_id
         if not is_other or self.identity.once or self._terminations:
             return actions
-        if self._moves(Trigger.SET_ASIDE):
+        if self.state is AgentState.DONE:
+            self._lifecycle.move(Trigger.SET_ASIDE)
             kept = self._as_kept()
             self.kept.set_aside(kept)
             self._clear()
             return [*actions, Say(f"another run's coordinator answers; {kept.described(now_ns)}")]
         if self.state is AgentState.IDLE and (found := self.kept.take_up(self._link.coordinator)) is not None:
-            self._moves(Trigger.TAKE_UP)
+            self._lifecycle.move(Trigger.TAKE_UP)
             self.run_id, self.outbox, self._share, self._reason = found.run_id, found.outbox, found.share, found.reason
             self._lease.heard_ns = self._done_ns = now_ns
             self._metrics.is_doubtful(now_ns)  # frames follow once the coordinator has answered there
@@ -289,9 +300,10 @@ class Session:
         if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
             refused = _at_fault(found := clipped(found))
             return [Say(f"cannot take part in run {clipped(run_id)}: {found}"), *self._send(refused, run_id)]
-        if not self._moves(Trigger.PREPARE):
+        if self.state is not AgentState.IDLE:
             held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
             return self._send(_at_fault(f"{held}; resume that run, or restart the agent"), run_id)
+        self._lifecycle.move(Trigger.PREPARE)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._kill_due_ns = None
         self._metrics.is_needed(now_ns)
@@ -303,23 +315,24 @@ class Session:
         return actions if self._share.assignments else [*actions, *self._maybe_ready()]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:
+        self.ignored += self.state is AgentState.PREPARING
         t0_ns = self._link.clock.to_local_ns(message.t0_ns)
-        # After a reconnect it can come before the clocks were compared; it is repeated.
+        # After a reconnect, Start can come before the clocks are compared; the coordinator repeats it.
         if t0_ns is None or self.state is not AgentState.PREPARED:
             return []
         if found := odd_start(t0_ns, message.takeover, now_ns):
-            self._moves(Trigger.BROKEN)
-            return self._broken(_at_fault(found))
-        self._moves(Trigger.START)
+            return self._break(_at_fault(found))
+        self._lifecycle.move(Trigger.START)
         self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
         order = OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover))
         return [order, Say("running"), *self._maybe_over(now_ns)]
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
-        if self._moves(Trigger.ABANDON):
-            self._spoil(_at_fault(f"it gave its share up in the preload: {reason}"))
+        if self.state in BEFORE_START:
+            self._lifecycle.move(Trigger.ABANDON)
+            self._spoil(_at_fault(f"it gave its assignment up in the preload: {reason}"))
             return [KillWorkers(), *self._forget(reason)]
-        if self._moves(Trigger.STOP):
+        if self._lifecycle.move(Trigger.STOP):
             self._reason = reason
             self._kill_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS
             return [OrderWorkers(WorkerStop(drain=drain)), Say(f"draining: {reason}")]
@@ -328,8 +341,10 @@ class Session:
         return []
 
     def _released(self) -> list[Action]:
-        if not self._moves(Trigger.RELEASE):
+        if self.state is not AgentState.DONE:
+            self.ignored += 1
             return []
+        self._lifecycle.move(Trigger.RELEASE)
         return [*self._forget("its results are safe with the coordinator"), *self._maybe_leave()]
 
     def _forget(self, why: str) -> list[Action]:
@@ -361,8 +376,8 @@ class Session:
                 return self._maybe_ready()
             case Failed():
                 message = Failed(kind=message.kind, reason=clipped(message.reason))
-                if self._moves(Trigger.BROKEN):
-                    return self._broken(message)
+                if self.state in BEFORE_START:
+                    return self._break(message)
                 self._share.failed(process, message.reason)
                 return [Say(f"worker process {process}: {message.reason}")]
             case WorkerMetrics():
@@ -379,12 +394,14 @@ class Session:
         lost = self._share.exited(process, exit_code)
         if lost is None:
             return []
-        if self._moves(Trigger.BROKEN):
-            return self._broken(_at_fault(lost.reason))
+        if self.state in BEFORE_START:
+            return self._break(_at_fault(lost.reason))
         self._collect(now_ns)
         return [Say(lost.reason), *self._send(lost), *self._maybe_over(now_ns)]
 
-    def _broken(self, failed: Failed) -> list[Action]:
+    def _break(self, failed: Failed) -> list[Action]:
+        """The preparation failed: give the assignment up, and report why."""
+        self._lifecycle.move(Trigger.BREAK)
         at_fault = TargetError if failed.kind is FailureKind.TARGET else FleetError
         self._exit_code = at_fault.exit_code
         self._spoil(failed)
@@ -396,8 +413,8 @@ class Session:
             self._spoiled = (self.run_id, failed)
 
     def _maybe_ready(self) -> list[Action]:
-        ready = self._share.all_prepared and self._metrics.proved
-        return self._prepared() if ready and self._moves(Trigger.READY) else []
+        is_ready = self.state is not AgentState.IDLE and self._share.all_prepared and self._metrics.proved
+        return self._prepared() if is_ready and self._lifecycle.move(Trigger.READY) else []
 
     def _progress(self, now_ns: int) -> list[Action]:
         progress = self._share.progress()
@@ -417,7 +434,7 @@ class Session:
             self.outbox.add(report.through, report.intervals)
 
     def _maybe_over(self, now_ns: int) -> list[Action]:
-        if not self._share.all_over or not self._moves(Trigger.WORKERS_OVER):
+        if not self._share.all_over or not self._lifecycle.move(Trigger.WORKERS_OVER):
             return []
         self._kill_due_ns, self._done_ns = None, now_ns
         return [*self._final(), *([Say(self._as_kept().described(now_ns))] if self._link.welcome is None else [])]
@@ -436,7 +453,8 @@ class Session:
             text = f"left at once: what no coordinator has of run {self.run_id} is lost"
             return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE, text)]
         self._leave_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS + GOODBYE_NS
-        actions = self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
+        is_idle = self.state is AgentState.IDLE
+        actions = [] if is_idle else self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
         if self.state is AgentState.IDLE:
             return [*actions, *self._send(Bye(reason="terminated")), Exit(0)]
         if self.state is AgentState.DONE:
@@ -447,7 +465,7 @@ class Session:
     def _tick(self, tick: Tick, now_ns: int) -> list[Action]:
         self._lease.ticks(tick.suspended_ns, now_ns)
         actions = [*self._change_run(now_ns), *self._hello(now_ns), *self._attach(now_ns), *self._overdue(now_ns)]
-        actions += self._lease.pass_on_news(now_ns) if self.state in _FENCED else []
+        actions += self._lease.pass_on_news(now_ns) if self.state in FENCED else []
         self._collect(now_ns)
         if not self._link.heartbeat_is_due(now_ns, runs=self.state is AgentState.RUNNING):
             return actions
@@ -470,11 +488,11 @@ class Session:
         # Only the coordinator of the run that is held counts here: another one may be answering us by now.
         prepares = self.state is AgentState.PREPARING and self._link.welcome is not None
         if prepares and (cause := self._metrics.unreachable(self.identity.endpoint, now_ns)):
-            self._moves(Trigger.BROKEN)
-            return self._broken(_at_fault(cause))
-        if self.state in _FENCED and (reason := self._lease.expired(now_ns)):
+            return self._break(_at_fault(cause))
+        if self.state in FENCED and (reason := self._lease.expired(now_ns)):
             return self._stop(drain=True, reason=reason, now_ns=now_ns)
-        if now_ns > self._as_kept().until_ns and self._moves(Trigger.RELEASE):
+        if self.state is AgentState.DONE and now_ns > self._as_kept().until_ns:
+            self._lifecycle.move(Trigger.RELEASE)
             self._exit_code = FleetError.exit_code
             return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
         if self._metrics.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
@@ -486,13 +504,6 @@ class Session:
         reports = [action for lost in self._share.give_up() for action in (Say(lost.reason), *self._send(lost))]
         self._collect(now_ns)
         return [KillWorkers(), *reports, *self._maybe_over(now_ns)]
-
-    def _moves(self, trigger: Trigger) -> bool:
-        """Go where the table says; whether there is such a row. The one place that changes `state`."""
-        following = TRANSITIONS.get((self.state, trigger))
-        if following is not None:
-            self.state = following
-        return following is not None
 
 
 def _at_fault(reason: str) -> Failed:
