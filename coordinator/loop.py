@@ -332,7 +332,7 @@ class Coordinator:
         if isinstance(record, FrameAccepted) and self._packed is not None and self._packed[0] is record.frame:
             packed = self._packed[1]
         self._journal.append(record, packed)
-        self._aggregate.apply(record, checked=packed is not None)
+        self._aggregate.apply(record)
 
     def _look_for_journal(self) -> None:
         """Say once that the journal is no longer where it was: the run goes on, because an open file takes records."""

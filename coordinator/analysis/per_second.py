@@ -140,7 +140,8 @@ def _as_one(seconds: list[Second]) -> Second:
     """Merge seconds into one: counts are summed, gauges of connections keep their maximum."""
     merged = Second()
     if any(second.past_gauges for second in seconds):
-        merged.past_gauges = max((second.gauges for second in seconds), key=lambda gauges: gauges.open)
+        fullest = max(seconds, key=lambda second: second.connections_open)
+        merged.past_gauges, merged.connections_open = fullest.gauges, fullest.connections_open
     for second in seconds:
         merged.operations += second.operations
         merged.begun += second.begun
@@ -158,6 +159,8 @@ def _as_one(seconds: list[Second]) -> Second:
             peaks |= {agent_id: max(peaks.get(agent_id, 0), peak) for agent_id, peak in more.items()}
         for agent_id, busy in second.busy.items():
             merged.busy.setdefault(agent_id, BusyTime()).add(busy.watched_ns, busy.cpu_ns, busy.loop_ns)
+    if merged.past_gauges is None:
+        merged.connections_open = sum(merged.open_peaks.values())
     return merged
 
 

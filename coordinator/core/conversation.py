@@ -40,13 +40,13 @@ from common.protocol.messages import (
     WorkerLost,
 )
 from common.units import NS_PER_S, clipped, counted
-from coordinator.analysis.totals.frame_checks import AHEAD_S, FrameLimits
 from coordinator.core.actions import Action, FromAgent, Introduce, Note, Send, Write
 from coordinator.core.member import OFFERS, Member, MemberState
 from coordinator.core.registry import LONGEST_HOST, LONGEST_NAME
 from coordinator.core.run_state import RunState
 from coordinator.core.setup import negotiated, refusal
 from coordinator.core.transitions import OVER_BUT_OPEN, TAKES_RESULTS, UNDER_WAY, Phase
+from coordinator.journal.frame_checks import AHEAD_S, FrameLimits
 from coordinator.journal.records import AgentEnd, FrameAccepted, WorkerNoted
 
 REPEAT_AFTER_NS = NS_PER_S

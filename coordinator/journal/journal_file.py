@@ -25,9 +25,11 @@ from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
 from common.errors import ProtocolError, UsageError
+from common.plan.timeline import timeline
 from common.protocol import codec
+from coordinator.journal.frame_checks import check_journaled_frame
 from coordinator.journal.journal_lock import Lock
-from coordinator.journal.records import AnyRecord, FrameAccepted
+from coordinator.journal.records import AnyRecord, FrameAccepted, RunOpened
 
 MAGIC = b"stampede journal 1\n"
 _FAMILY = MAGIC[: MAGIC.index(b"1")]
@@ -164,14 +166,21 @@ class Journal:
 
 
 def read_journal(path: Path) -> Iterator[AnyRecord]:
-    """The records of a journal, in order; one that was cut off at the end is left out.
+    """The records of a journal, in order; one that was cut off at the end is left out. Frames are checked here, once.
 
-    Raises UsageError, as it is iterated, for a file that cannot be read, is no journal, or is damaged.
+    Raises UsageError, as it is iterated, for a file that cannot be read, is no journal, or is damaged, and for a frame
+    that no agent can have sent.
     """
+    stages = 1
     try:
         with open(path, "rb") as file:
             for end, payload in _frames(path, file):
-                yield _record(path, end, payload)
+                record = _record(path, end, payload)
+                if isinstance(record, RunOpened):
+                    stages = len(timeline(record.plan.load).legs)
+                elif isinstance(record, FrameAccepted):
+                    _check_frame(path, end, record, stages)
+                yield record
     except OSError as error:
         raise UsageError(f"{path}: cannot read this journal: {error.strerror}") from error
 
@@ -196,6 +205,13 @@ def _record(path: Path, end: int, payload: bytes) -> AnyRecord:
         return codec.unpack(payload, AnyRecord)  # type: ignore[arg-type]  # a union is no type[T] to mypy
     except ProtocolError as error:
         raise UsageError(f"{path}: the record that ends at byte {end} is none that this version knows") from error
+
+
+def _check_frame(path: Path, end: int, record: FrameAccepted, stages: int) -> None:
+    try:
+        check_journaled_frame(record.frame, stages)
+    except ProtocolError as error:
+        raise UsageError(f"{path}: the record that ends at byte {end}: {error}") from error
 
 
 def _end_of_frames(path: Path) -> int:

@@ -30,7 +30,6 @@ from common.plan.schema import Load
 from common.plan.timeline import timeline
 from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
-from coordinator.analysis.totals.frame_checks import check_frame, check_sums
 from coordinator.analysis.totals.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
 from coordinator.journal.records import (
     AgentEnd,
@@ -55,8 +54,11 @@ COMPACT_AFTER_S = 10
 
 
 class Aggregate:
-    """All that is known from the records so far. Attributes are read-only. recovered: complete seconds that changed
-    later, because an agent that had been cut off reported its share."""
+    """All that is known from the records so far. Attributes are read-only.
+
+    recovered: complete seconds that changed later, because an agent that had been cut off reported its operations.
+    peak_open: most connections open in any second, over all agents.
+    """
 
     def __init__(self) -> None:
         self.opened: RunOpened | None = None
@@ -73,6 +75,7 @@ class Aggregate:
         self.workers_lost: list[WorkerNoted] = []
         self.seconds: dict[int, Second] = {}
         self.complete_through = -1
+        self.peak_open = 0
         self.recovered: set[int] = set()
         self.line = timeline(Load())
         self.stages: list[StageTally] = [StageTally()]
@@ -80,10 +83,10 @@ class Aggregate:
         """Agents that take part, but have reported no second after `complete_through`."""
         self._compacted_through = -1
 
-    def apply(self, record: AnyRecord, *, checked: bool = False) -> None:
+    def apply(self, record: AnyRecord) -> None:
         """Add one record. A repeated record counts once. Results after the end of a run reopen it until its end is
-        recorded again. Raises ProtocolError, and changes nothing, for a record that is not possible here. checked: the
-        record's frame has been checked already."""
+        recorded again. Raises ProtocolError, and changes nothing, for a record that is not possible here. The content
+        of frames has been checked before (`coordinator.journal.frame_checks`)."""
         self._check_order(record)
         self.failed = None  # a record after the failure means that the run was resumed
         match record:
@@ -98,7 +101,7 @@ class Aggregate:
             case RunStarted():
                 self.started = record
             case FrameAccepted():
-                self._add_frame(record.agent_id, record.frame, checked)
+                self._add_frame(record.agent_id, record.frame)
             case AgentNoted():
                 self._note(record)
             case ShareTakenOver():
@@ -164,11 +167,6 @@ class Aggregate:
         return [stage for stage, leg in zip(self.stages, self.line.legs, strict=True) if leg.measured]
 
     @property
-    def peak_open(self) -> int:
-        """Most connections open in any second, over all agents."""
-        return max((second.connections_open for second in self.seconds.values()), default=0)
-
-    @property
     def peak_wanted(self) -> int | None:
         """Most connections wanted in any second, over all agents; None if an agent's release does not report them."""
         wanted = [second.connections_wanted for second in self.seconds.values()]
@@ -208,11 +206,8 @@ class Aggregate:
         self._lagging.discard(record.agent_id)
         self._advance()
 
-    def _add_frame(self, agent_id: str, frame: MetricsFrame, checked: bool) -> None:
+    def _add_frame(self, agent_id: str, frame: MetricsFrame) -> None:
         agent = self._agent(agent_id)
-        if not checked:
-            check_frame(frame, len(self.stages))
-            check_sums(frame)
         if frame.seq < agent.next_seq:
             return
         self.closed = None
@@ -252,6 +247,7 @@ class Aggregate:
         for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread_over_seconds(interval):
             second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
             second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
+            self.peak_open = max(self.peak_open, second.connections_open)
 
     def _advance(self) -> None:
         """Advance `complete_through`, merge the histograms of the new complete seconds, and compact older ones."""
@@ -271,7 +267,7 @@ class Aggregate:
 
 
 def fold(records: Iterable[AnyRecord]) -> Aggregate:
-    """Add all records of a journal. Raises ProtocolError as `apply` does."""
+    """Add all records of a journal, as `read_journal` returns them. Raises ProtocolError as `apply` does."""
     aggregate = Aggregate()
     for record in records:
         aggregate.apply(record)

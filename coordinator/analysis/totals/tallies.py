@@ -117,11 +117,10 @@ def _add_hold_ups(by_agent: dict[str, HoldUps], agent_id: str, generator: Genera
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Sums of gauges over agents. open, wanted: sums of the peaks of connections; wanted is None if an agent does not
-    report it. core_share: share of a core that the busiest worker process of all agents used."""
+    """Sums of gauges over agents. wanted: sum of the peaks of wanted connections; None if an agent does not report it.
+    core_share: share of a core that the busiest worker process of all agents used."""
 
     agents: int = 0
-    open: int = 0
     wanted: int | None = 0
     core_share: float | None = None
 
@@ -204,8 +203,9 @@ class Second:
     """One second of the run, over all agents and commands.
 
     operations: ended operations; ended_open: those of an open loop. begun: operations begun until shortly after the
-    second. failures, refusals: errors by class, without a reply and with an error reply. open_peaks, wanted_peaks and
-    busy: gauges by agent id; after `compact`, only those that came later. past_gauges: the gauges before `compact`.
+    second. failures, refusals: errors by class, without a reply and with an error reply. connections_open: sum of the
+    agents' peaks of open connections. open_peaks, wanted_peaks and busy: gauges by agent id; after `compact`, only
+    those that came later. past_gauges: the gauges before `compact`.
     """
 
     operations: int = 0
@@ -215,6 +215,7 @@ class Second:
     errors: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
+    connections_open: int = 0
     open_peaks: dict[str, int] = field(default_factory=dict)
     wanted_peaks: dict[str, int] = field(default_factory=dict)
     service: HistogramSum = field(default_factory=HistogramSum)
@@ -235,11 +236,6 @@ class Second:
         if self.past_gauges and self.past_gauges.core_share is not None:
             shares.append(self.past_gauges.core_share)
         return max(shares, default=None)
-
-    @property
-    def connections_open(self) -> int:
-        """Sum of the agents' peaks of open connections."""
-        return sum(self.open_peaks.values()) + (self.past_gauges.open if self.past_gauges else 0)
 
     @property
     def connections_wanted(self) -> int | None:
@@ -270,14 +266,16 @@ class Second:
         self.loop_lag.add(part.loop_lag)
         if self.past_gauges is not None and part.number <= through and agent_id not in self.open_peaks:
             return  # `past_gauges` includes the gauges of this agent already
-        self.open_peaks[agent_id] = max(self.open_peaks.get(agent_id, 0), part.open_peak)
+        open_before = self.open_peaks.get(agent_id, 0)
+        self.open_peaks[agent_id] = max(open_before, part.open_peak)
+        self.connections_open += max(part.open_peak - open_before, 0)
         self.wanted_peaks[agent_id] = max(self.wanted_peaks.get(agent_id, 0), part.wanted)
         self.busy.setdefault(agent_id, BusyTime()).add(part.watched_ns, part.busiest_cpu_ns, part.busiest_loop_ns)
 
     @property
     def gauges(self) -> Gauges:
         """The gauges of all agents."""
-        return Gauges(self.agents, self.connections_open, self.connections_wanted, self.core_share)
+        return Gauges(self.agents, self.connections_wanted, self.core_share)
 
     def compact(self) -> None:
         """Sum the gauges over agents and compress the histograms: an hour then takes tens of megabytes."""

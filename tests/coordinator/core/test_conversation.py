@@ -20,9 +20,9 @@ from common.protocol.messages import (
     WorkerLost,
 )
 from common.units import NS_PER_S
-from coordinator.analysis.totals.frame_checks import AHEAD_S
 from coordinator.core.actions import Note, Send, Write
 from coordinator.core.member import MemberState
+from coordinator.journal.frame_checks import AHEAD_S
 from coordinator.journal.records import AgentEnd, AgentNoted, FrameAccepted, WorkerNoted
 from tests.support.protocol import (
     OTHER_RUN_ID,

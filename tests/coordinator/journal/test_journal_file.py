@@ -11,13 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from common.errors import UsageError
+from common.metrics.histogram import Histogram
+from common.metrics.intervals import IntervalMetrics
 from common.protocol.codec import pack
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.journal import journal_file as journal
+from coordinator.journal.frame_checks import MOST_VALUES
 from coordinator.journal.journal_file import MAGIC, Journal, read_journal
 from coordinator.journal.journal_lock import is_locked
 from coordinator.journal.records import AnyRecord, FrameAccepted, RunStarted
 from tests.support.examples import tried
-from tests.support.records import clean_run
+from tests.support.records import accepted, clean_run, command, interval, opened, staged_plan
+from tests.support.stages import stage
 
 RUN = tuple(clean_run(seconds=2, per_second=20))
 
@@ -45,6 +50,36 @@ def test_a_record_can_be_read_right_after_its_append(tmp_path: Path) -> None:
         for count, record in enumerate(RUN, start=1):
             journal.append(record)
             assert tuple(read_journal(path)) == RUN[:count]
+
+
+def histogram_of(count: int, claimed: int) -> Histogram:
+    """A histogram with one bucket; claimed: the number of values that it says it has."""
+    return Histogram(
+        indices=(1).to_bytes(2, "little"), counts=count.to_bytes(8, "little"), count=claimed, minimum=1, maximum=1,
+        total=claimed,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "through", "problem"),
+    [
+        (interval(3, {}, last=2), 1, "expected seconds within 0..8640000, got 3..2"),
+        (interval(0, {}, last=10**15), 1, "expected seconds within 0..8640000, got 0..1000000000000000"),
+        (interval(0, {}), 10**15, "expected seconds within 0..8640000, got 0..1000000000000000"),
+        (interval(0, {}, stage=3), 0, "expected stages within 0..2, got 3"),
+        (interval(0, {"GET": command(histogram_of(1 << 37, 1 << 37))}), 0, f"expected at most {MOST_VALUES} values"),
+        (interval(0, {"GET": command(histogram_of(1, 2))}), 0, "histogram"),
+    ],
+)
+def test_a_frame_that_no_agent_can_have_sent_is_refused_with_its_place(
+    tmp_path: Path, part: IntervalMetrics, through: int, problem: str
+) -> None:
+    path = tmp_path / "journal"
+    plan = staged_plan(stage(2, 10), stage(2), warmup_s=2)
+    end = len(write(path, [opened(plan), accepted("a1", 0, interval(0, {})), accepted("a1", 1, part, through=through)]))
+    with pytest.raises(UsageError) as refused:
+        fold(read_journal(path))
+    assert str(refused.value).startswith(f"{path}: the record that ends at byte {end}: frame 1: {problem}")
 
 
 def test_a_packed_frame_is_written_unchanged(tmp_path: Path) -> None:

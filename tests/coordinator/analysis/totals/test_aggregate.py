@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from common.errors import ProtocolError
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import IntervalMetrics, joined_seconds
+from coordinator.analysis.totals import aggregate as aggregates
 from coordinator.analysis.totals.aggregate import Aggregate, fold
-from coordinator.analysis.totals.frame_checks import LAST_SECOND, MOST_VALUES
 from coordinator.journal.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
 from coordinator.report.summary import build_summary
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
@@ -135,6 +135,21 @@ def test_a_late_operation_is_added_to_its_own_second() -> None:
     assert aggregate.complete_through == 1
 
 
+@given(frames, st.integers(1, 20))
+def test_the_peak_of_connections_is_that_of_the_fullest_second(
+    parts: list[tuple[str, list[IntervalMetrics]]], compact_after_s: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(aggregates, "COMPACT_AFTER_S", compact_after_s)
+        run = Aggregate()
+        for record in accept_all(parts):
+            run.apply(record)
+            assert run.peak_open == max((second.connections_open for second in run.seconds.values()), default=0)
+            for second in run.seconds.values():
+                if second.past_gauges is None:
+                    assert second.connections_open == sum(second.open_peaks.values())
+
+
 def test_connections_add_up_over_agents_and_not_over_seconds() -> None:
     aggregate = fold(
         [
@@ -171,30 +186,6 @@ def test_an_interval_of_several_seconds_is_spread_over_them() -> None:
     assert {second.service.merged for number, second in aggregate.by_second() if number >= 2} == {histogram(*range(10))}
     assert aggregate.totals.pools["main"].commands["GET"].service == histogram(*range(10))
     assert aggregate.peak_open == 4
-
-
-# Two histograms of this size would overflow when they are merged.
-MANY = 1 << 62
-HUGE = Histogram((1).to_bytes(2, "little"), MANY.to_bytes(8, "little"), MANY, minimum=1, maximum=1, total=MANY)
-
-
-@pytest.mark.parametrize(
-    ("part", "problem"),
-    [
-        (interval(0, {}, stage=3), r"expected stages within 0\.\.2, got 3"),
-        (interval(-1, {}, last=0), rf"expected seconds within 0\.\.{LAST_SECOND}"),
-        (interval(3, {}, last=2), rf"expected seconds within 0\.\.{LAST_SECOND}"),
-        (interval(0, {}, last=10**15), rf"expected seconds within 0\.\.{LAST_SECOND}"),
-        (interval(0, {"GET": command(HUGE)}), f"expected at most {MOST_VALUES} values of a kind, got {MANY}"),
-    ],
-)
-def test_an_impossible_frame_changes_nothing(part: IntervalMetrics, problem: str) -> None:
-    aggregate = fold([opened(STAGED)])
-    with pytest.raises(ProtocolError, match=f"frame 0: {problem}"):
-        aggregate.apply(accepted("a1", 0, interval(0, one_get(1)), part, through=1))
-    assert not aggregate.seconds
-    assert aggregate.totals.operations == 0
-    assert aggregate.agents["a1"].next_seq == 0
 
 
 def test_a_frame_of_an_unknown_agent_is_refused() -> None:

@@ -1,9 +1,12 @@
 """Checks the frames of agents. Pure.
 
-A frame is checked against two things. When a journal is read, against what every run has (`check_frame`): the fold must
-not fail, and must not grow beyond what a run can be. Before a frame is accepted, also against this run and the agent's
-share of it (`FrameLimits`): seconds that have passed, pools of the share, commands of the plan. An agent that sends
-anything else is hostile or broken, so its later messages are ignored.
+Each frame is checked once, when it arrives, and the fold trusts it. Checks that hold for every run keep the fold from
+failing, and from growing beyond the size of a run.
+
+- From an agent (`FrameLimits`): these checks, and limits of this run and of the agent's assignment: seconds that have
+  passed, pools of the assignment, commands of the plan. An agent that exceeds them is hostile or broken, so the
+  coordinator ignores its later messages. Histograms have been checked when the message was decoded.
+- From a journal (`check_journaled_frame`): these checks, and histograms.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare
 from common.units import NS_PER_S, listed, show
 
 LAST_SECOND = 100 * 86_400
-"""Latest second of a run that a frame may speak of: a hundred days."""
+"""Latest second of a run that a frame may have: a hundred days."""
 MOST_VALUES = 1 << 36
 """Most values of one kind in an interval: more than any agent measures in the five minutes that it may merge, and few
 enough that all frames a coordinator can take add up within 63 bits."""
@@ -40,9 +43,18 @@ FRAMES_AT_ONCE, FRAMES_PER_S = 1_000, 64
 a second."""
 
 
-def check_frame(frame: MetricsFrame, stages: int) -> None:
-    """Raises ProtocolError for a frame that speaks of seconds which no run has, of a stage beyond this number, or of
-    more values than any agent can have measured."""
+def check_journaled_frame(frame: MetricsFrame, stages: int) -> None:
+    """Check a frame of a journal; stages: of the run. Raises ProtocolError for a frame that no run can have."""
+    _check_frame(frame, stages)
+    try:
+        check_histograms(histogram for interval in frame.intervals for histogram in histograms_of(interval))
+    except ValueError as error:
+        raise ProtocolError(f"frame {frame.seq}: {error}") from error
+
+
+def _check_frame(frame: MetricsFrame, stages: int) -> None:
+    """Raises ProtocolError for impossible seconds, for a stage that does not exist, and for more values than any agent
+    can have measured."""
     spans = [(interval.first, interval.last) for interval in frame.intervals]
     for first, last in (*spans, (0, max(frame.through, 0))):
         if not 0 <= first <= last <= LAST_SECOND:
@@ -57,7 +69,7 @@ def check_frame(frame: MetricsFrame, stages: int) -> None:
 
 
 def _problem_of_seconds(interval: IntervalMetrics) -> str:
-    """Why the seconds of an interval are not what the interval is the sum of; "" if they are."""
+    """Why an interval is not the sum of its seconds; "" if it is."""
     if not (seconds := interval.seconds):
         return ""
     numbers = [second.number for second in seconds]
@@ -68,15 +80,6 @@ def _problem_of_seconds(interval: IntervalMetrics) -> str:
     if (issued := sum([second.issued for second in seconds])) != interval.issued:
         return f"expected seconds with {interval.issued:,} operations issued, got {issued:,}"
     return ""
-
-
-def check_sums(frame: MetricsFrame) -> None:
-    """Raises ProtocolError for a frame whose histograms contradict themselves: those of agents are checked as they are
-    decoded, many frames at once."""
-    try:
-        check_histograms(histogram for interval in frame.intervals for histogram in histograms_of(interval))
-    except ValueError as error:
-        raise ProtocolError(f"frame {frame.seq}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class FrameLimits:
 
     @classmethod
     def of(cls, plan: Plan, dealt: Iterable[PoolShare]) -> Self:
-        """Those of an agent that was dealt these pools."""
+        """The limits for an agent with these pools."""
         return cls(
             pools=frozenset(plan.pools[share.group].name for share in dealt),
             commands=frozenset(planned.template.name for planned in planned_commands(plan.workload)),
@@ -99,10 +102,10 @@ class FrameLimits:
         )
 
     def objection(self, frame: MetricsFrame, elapsed_ns: int | None) -> str:
-        """Why no agent of this run with this share sends this frame; "" if one can. elapsed_ns: since the start
+        """Why no agent of this run with these pools can send this frame; "" if one can. elapsed_ns: since the start
         instant, None if that is not known."""
         try:
-            check_frame(frame, len(self.line.legs))
+            _check_frame(frame, len(self.line.legs))
         except ProtocolError as error:
             return str(error)
         latest, most_frames = self._latest_second(elapsed_ns), self._most_frames(elapsed_ns)
@@ -140,7 +143,7 @@ class FrameLimits:
                 yield f"expected commands of the plan, {_names(self.commands)}, got {_names(strange)}"
             yield from _problems_of_names(pool)
             for command in pool.commands.values():
-                # Asked first, because nearly all commands have none, and frames come by the thousand.
+                # Fast path: nearly all commands have no errors, and frames come by the thousand.
                 if command.errors or command.failures or command.ok > MOST_VALUES:
                     yield from _problems_of_command(command)
 
@@ -170,5 +173,5 @@ def _problems_of_classes(counts: Mapping[str, int], kind: str) -> Iterator[str]:
 
 
 def _names(names: Iterable[str]) -> str:
-    """The first names, for people."""
+    """The first names, for an error message."""
     return listed([show(name) for name in sorted(names)], most=3)

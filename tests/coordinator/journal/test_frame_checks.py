@@ -17,7 +17,7 @@ from common.metrics.intervals import (
 from common.plan.schema import Command, Pools, Then, Workload
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame
 from common.units import NS_PER_S
-from coordinator.analysis.totals.frame_checks import (
+from coordinator.journal.frame_checks import (
     AHEAD_S,
     FRAMES_AT_ONCE,
     FRAMES_PER_S,
