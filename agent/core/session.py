@@ -33,9 +33,8 @@ from agent.core.lease import Lease
 from agent.core.link import Link, MetricsLink, introduction
 from agent.core.outbox import Outbox
 from agent.core.share import PreparationReports, Share
-from agent.core.transitions import BEFORE_START, FENCED, REPEATS, TRANSITIONS, Trigger
+from agent.core.transitions import BEFORE_START, FENCED, Trigger, agent_lifecycle
 from common.errors import FleetError, TargetError
-from common.lifecycle import Lifecycle
 from common.protocol.messages import (
     HOLD_LEASES,
     AgentMessage,
@@ -71,20 +70,15 @@ GOODBYE_NS = 10 * NS_PER_S
 OVERTIME_NS = 10 * NS_PER_S
 """A worker process that has not ended this long after its drain deadline is killed."""
 TERMINATED_EXIT_CODE = 143
-_CLOSED = "its coordinator has closed the run"
 
 
 class Session:
-    """The state of one agent: its links, its run, its clock.
-
-    ignored: messages that were for another process or run, or did not fit the state. kept: results of earlier runs.
-    """
+    """The state of one agent: its links, its run, its clock. kept: results of earlier runs. ignored: messages that
+    were for another process or run, or did not fit the state."""
 
     def __init__(self, identity: Identity, now_ns: int) -> None:
         self.identity = identity
-        self._lifecycle: Lifecycle[AgentState, Trigger] = Lifecycle(
-            f"agent {identity.name or identity.host}", AgentState.IDLE, TRANSITIONS, REPEATS
-        )
+        self._lifecycle = agent_lifecycle(identity.name or identity.host)
         self.run_id = ""
         self.outbox = Outbox()
         self.ignored = 0
@@ -241,8 +235,7 @@ class Session:
         actions: list[Action] = []
         over = f"run {clipped(run_id)} is over (exit code {dismiss.exit_code}), and this agent had no share of it"
         if self.state in BEFORE_START:
-            self._lifecycle.move(Trigger.ABANDON)
-            actions = [KillWorkers(), *self._forget("the coordinator called the run off")]
+            actions = self._abandon("the coordinator called the run off")
         elif run_id == self.run_id and self.state is not AgentState.IDLE:
             actions = self._closed(now_ns)
         if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
@@ -260,7 +253,7 @@ class Session:
         if self._terminations:
             return self._leave_kept(self.run_id)
         text = f"its coordinator closed the run without them; {self._as_kept().described(now_ns)}"
-        return [Say(text), *self._stop(drain=False, reason=_CLOSED, now_ns=now_ns)]
+        return [Say(text), *self._stop(drain=False, reason="its coordinator has closed the run", now_ns=now_ns)]
 
     def _leave_kept(self, run_ids: str) -> list[Action]:
         text = f"left with results that no coordinator took, of run {run_ids}"
@@ -305,17 +298,14 @@ class Session:
             return self._send(_at_fault(f"{held}; resume that run, or restart the agent"), run_id)
         self._lifecycle.move(Trigger.PREPARE)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
-        self._kill_due_ns = None
         self._metrics.is_needed(now_ns)
         self._share = Share.of(message.assignment, self.identity.processes)
         self._lease.begins(self._share.lease_ns, now_ns)
         spawned = (Spawn(run_id, self._share.assignments), self._lease.pass_on(now_ns))
         said = self._share.described(self.identity.capacity.open_files)
-        actions: list[Action] = [*map(Say, said), *spawned]
-        return actions if self._share.assignments else [*actions, *self._maybe_ready()]
+        return [*map(Say, said), *spawned, *self._maybe_ready()]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:
-        self.ignored += self.state is AgentState.PREPARING
         t0_ns = self._link.clock.to_local_ns(message.t0_ns)
         # After a reconnect, Start can come before the clocks are compared; the coordinator repeats it.
         if t0_ns is None or self.state is not AgentState.PREPARED:
@@ -329,9 +319,8 @@ class Session:
 
     def _stop(self, *, drain: bool, reason: str, now_ns: int) -> list[Action]:
         if self.state in BEFORE_START:
-            self._lifecycle.move(Trigger.ABANDON)
             self._spoil(_at_fault(f"it gave its assignment up in the preload: {reason}"))
-            return [KillWorkers(), *self._forget(reason)]
+            return self._abandon(reason)
         if self._lifecycle.move(Trigger.STOP):
             self._reason = reason
             self._kill_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS
@@ -339,6 +328,10 @@ class Session:
         if self.state is AgentState.DRAINING and not drain:
             return [OrderWorkers(WorkerStop(drain=False))]
         return []
+
+    def _abandon(self, why: str) -> list[Action]:
+        self._lifecycle.move(Trigger.ABANDON)
+        return [KillWorkers(), *self._forget(why)]
 
     def _released(self) -> list[Action]:
         if self.state is not AgentState.DONE:
@@ -422,10 +415,7 @@ class Session:
         return [*(self._send(progress) if is_due else []), *([Say(line)] if line else [])]
 
     def _prepared(self) -> list[Action]:
-        share = self._share
-        return self._send(
-            Prepared(processes=share.alive, connections_open=share.connections_open, preloaded=share.preloaded)
-        )
+        return self._send(self._share.as_prepared())
 
     def _collect(self, now_ns: int) -> None:
         if (report := self._share.take_report(self._link.reporting_period(now_ns))) is not None:

@@ -164,6 +164,10 @@ class Share:
         """What all processes together have preloaded; None where nothing was to be."""
         return Preloaded.merge(process.preloaded for process in self._processes)
 
+    def as_prepared(self) -> Prepared:
+        """The message that all processes together are ready."""
+        return Prepared(processes=self.alive, connections_open=self.connections_open, preloaded=self.preloaded)
+
     def prepared(self, process: int, message: Prepared) -> None:
         """A process is ready."""
         self._processes[process].prepared = True

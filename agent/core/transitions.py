@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import enum
 
+from common.lifecycle import Lifecycle
 from common.protocol.messages import AgentState
 
 
@@ -81,3 +82,8 @@ BEFORE_START = (AgentState.PREPARING, AgentState.PREPARED)
 """States in which the failure of one worker ends the assignment: the load has not begun."""
 FENCED = (*BEFORE_START, AgentState.RUNNING)
 """States that an agent without a coordinator leaves when its lease is over."""
+
+
+def agent_lifecycle(name: str) -> Lifecycle[AgentState, Trigger]:
+    """The lifecycle of an agent that has just started. name: of the agent, for errors."""
+    return Lifecycle(f"agent {name}", AgentState.IDLE, TRANSITIONS, REPEATS)
