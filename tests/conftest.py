@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import Phase, settings
 
+from common.plan.schema import Target
 from scripts.faults.processes import adopt_orphans
 from tests.support.clients import NoFiles, without_files
 from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import nothing_left_behind
 from tests.support.servers import KeptServer, Server, SocketServer, closed_port, deaf_port
+from tests.support.shapes import SHAPES, Group, emptied, make_papers, start_tls, start_unix, started_shape
+from tests.support.shapes import start_cluster as start_small_cluster
 from tests.support.tiers import TIERS, only_fast, tier_of
 
 PASSWORD = "a word for the test"
@@ -144,6 +148,63 @@ def shared_sentinel(_one_sentinel: SentinelGroup, _leak_check_first: None) -> It
     _one_sentinel.flush()
     yield _one_sentinel
     _one_sentinel.disconnect()
+
+
+@pytest.fixture(scope="session")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Certificates and keys for TLS by name, see `scripts.shapes.targets.make_papers`."""
+    return make_papers(tmp_path_factory.mktemp("papers"))
+
+
+@pytest.fixture(scope="session")
+def tls_server_with(papers: dict[str, str]) -> Iterator[Callable[..., Group]]:
+    """`tls_server_with(certificate="server", auth_clients="no") -> Group`: a server behind TLS, shared by all
+    tests that ask for the same choice."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def started(certificate: str = "server", auth_clients: str = "no") -> Group:
+            return stack.enter_context(start_tls(papers, certificate, auth_clients))
+
+        yield started
+
+
+@pytest.fixture(scope="session")
+def _one_unix_server() -> Iterator[Group]:
+    with start_unix() as (group, _):
+        yield group
+
+
+@pytest.fixture
+def unix_server(_one_unix_server: Group) -> Group:
+    """A server that also listens at a Unix socket, shared by all tests and empty."""
+    return emptied(_one_unix_server)
+
+
+@pytest.fixture(scope="session")
+def _small_cluster() -> Iterator[Group]:
+    with start_small_cluster(replicas=0) as group:
+        yield group
+
+
+@pytest.fixture
+def cluster(_small_cluster: Group) -> Group:
+    """A cluster of three primaries without replicas, shared by all tests and empty. A test that moves slots or changes
+    settings must undo that."""
+    return emptied(_small_cluster)
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def _one_shape(request: pytest.FixtureRequest) -> Iterator[tuple[Group, Target]]:
+    with started_shape(request.param, lambda: request.getfixturevalue("papers")) as started:
+        yield started
+
+
+@pytest.fixture
+def shape(_one_shape: tuple[Group, Target]) -> tuple[Group, Target]:
+    """The servers of each shape in turn, shared by all tests and empty, and a target that names them."""
+    group, target = _one_shape
+    return emptied(group), target
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def server(*, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -
 
 
 @pytest.mark.parametrize("secured", [True, False])
-def test_a_coordinator_is_told_from_one_that_secures_its_links_otherwise(tmp_path: Path, secured: bool) -> None:
+def test_a_coordinator_with_another_encryption_setting_is_named(tmp_path: Path, secured: bool) -> None:
     curve = coordinator_credentials(tmp_path / "token", TokenVariables(), {}).coordinator if secured else None
     with Context() as context, Listener(context, f"tcp://{HOST}:*", curve) as listener:
         address = parse_endpoint(listener.endpoint)
@@ -88,13 +88,13 @@ def test_a_coordinator_is_told_from_one_that_secures_its_links_otherwise(tmp_pat
         (b"", b"\x15\x03\x01\x00\x02\x02\x46", "a TLS server"),
     ],
 )
-def test_what_else_listens_there_is_named(greeting: bytes, reply: bytes, kind: str) -> None:
+def test_another_kind_of_server_at_the_address_is_named(greeting: bytes, reply: bytes, kind: str) -> None:
     with server(greeting=greeting, reply=reply) as address:
         found = examine(address, curve=True)
     assert found == Obstacle(f"{kind} listens at {address}, not a coordinator", lasting=True)
 
 
-def test_what_may_pass_is_named_and_no_reason_to_give_up() -> None:
+def test_a_temporary_obstacle_is_named_and_is_not_final() -> None:
     with server() as address:
         silent = examine(address, curve=True)
     with server(closes=True) as address:
@@ -112,7 +112,7 @@ def test_what_may_pass_is_named_and_no_reason_to_give_up() -> None:
         assert not found.lasting
 
 
-def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_address_of_a_host_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     with Context() as context, Listener(context, f"tcp://{HOST}:*", None) as listener:
         there = parse_endpoint(listener.endpoint)
         others = [Endpoint("127.0.0.9", there.port), there]
@@ -122,7 +122,7 @@ def test_every_address_of_a_name_is_tried(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == Obstacle(f"nothing listens at {others[0]}; nothing listens at {there}")
 
 
-def test_a_name_is_resolved_first_and_examined_while_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_name_is_resolved_first_and_examined_while_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def found(address: Endpoint, *, curve: bool) -> Obstacle:
@@ -144,7 +144,7 @@ def test_a_name_is_resolved_first_and_examined_while_there_is_no_link(monkeypatc
     assert asked == [(address, True)] * 2
 
 
-def test_one_address_of_a_name_is_tried_after_the_other_until_one_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_addresses_of_a_host_name_are_tried_one_by_one_until_one_accepts(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = places = [Endpoint(f"127.0.0.{number}", 1) for number in (1, 2, 3)]
     monkeypatch.setattr(connectivity, "resolve", lambda _: places)
     checks, now_ns = Connectivity(Endpoint("name", 1), curve=True), monotonic_ns()
@@ -157,7 +157,7 @@ def test_one_address_of_a_name_is_tried_after_the_other_until_one_accepts(monkey
     assert checks.look(is_up=False, now_ns=now_ns + 6 * NEXT_AFTER_NS) is None
 
 
-def test_a_name_that_takes_long_to_resolve_is_said_to_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_name_resolution_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     answers, here, now_ns = threading.Event(), Endpoint("127.0.0.1", 1), monotonic_ns()
     monkeypatch.setattr(connectivity, "resolve", lambda _: [here] if answers.wait(30) else [])
     checks = Connectivity(Endpoint("slow", 1), curve=True)
@@ -169,7 +169,7 @@ def test_a_name_that_takes_long_to_resolve_is_said_to_once(monkeypatch: pytest.M
     assert wait_until(lambda: checks.look(is_up=False, now_ns=now_ns + 2 * SLOW_NS), "an address") == Resolved(here)
 
 
-def test_a_name_that_does_not_resolve_yet_is_said_at_once() -> None:
+def test_a_host_name_that_does_not_resolve_is_reported_at_once() -> None:
     checks = Connectivity(Endpoint("no-such-host.invalid", 1), curve=True)
     found = wait_until(lambda: checks.look(is_up=False, now_ns=monotonic_ns()), "a finding")
     assert isinstance(found, Obstacle)

@@ -110,7 +110,7 @@ def calls_of(server: Server) -> int:
     return sum(told.get(name, {"calls": 0})["calls"] for name in ("cmdstat_set", "cmdstat_get"))
 
 
-def test_processes_share_a_run_between_them_and_end_by_themselves(
+def test_processes_share_a_run_and_end_by_themselves(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2, requests=Count(501))))
@@ -136,7 +136,7 @@ def test_processes_share_a_run_between_them_and_end_by_themselves(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server, heard: Heard) -> None:
+def test_a_killed_process_is_reported_and_the_others_continue(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     heard.all_prepared(2)
     heard.start()
@@ -153,7 +153,7 @@ def test_a_process_that_is_killed_is_noticed_and_the_others_go_on(valkey: Server
     assert final.issued == final.counted > 0
 
 
-def test_interrupts_of_the_terminal_and_requests_to_end_are_the_agents_business(
+def test_worker_processes_ignore_ctrl_c_and_sigterm(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, duration_s=Seconds(1.2))))
@@ -173,7 +173,7 @@ def test_interrupts_of_the_terminal_and_requests_to_end_are_the_agents_business(
     assert capfd.readouterr().err == ""
 
 
-def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceback(
+def test_an_unexpected_error_is_one_line_without_a_traceback(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # The checks of a plan let no such key range through.
@@ -190,7 +190,7 @@ def test_what_should_never_go_wrong_is_reported_in_one_line_and_without_a_traceb
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusing_url: str) -> None:
+def test_each_process_reports_a_target_that_refuses_connections(heard: Heard, refusing_url: str) -> None:
     heard.spawn("run", dealt(plan_of(refusing_url)))
     heard.until(lambda: heard.exits, "it has ended")
     assert heard.exits == {0: 0}
@@ -199,7 +199,7 @@ def test_a_target_that_refuses_is_reported_by_each_process(heard: Heard, refusin
     assert "refused the connection" in failed.reason
 
 
-def test_killing_ends_all_at_once_and_may_come_twice(valkey: Server, heard: Heard) -> None:
+def test_kill_ends_all_processes_at_once_and_may_be_called_twice(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     heard.all_prepared(1)
     pids = heard.processes.pids()
@@ -239,7 +239,7 @@ while True:
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_a_process_whose_agent_is_killed_ends_and_leaves_the_server(valkey: Server, running: bool) -> None:
+def test_a_worker_process_ends_and_disconnects_when_its_agent_is_killed(valkey: Server, running: bool) -> None:
     [assignment] = dealt(plan_of(valkey.url))
     command = [sys.executable, "-c", AGENT, pack(assignment).hex(), *(["start"] if running else [])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as agent:
@@ -266,7 +266,7 @@ def fork_server_of(pid: int) -> psutil.Process:
     return parent
 
 
-def test_worker_processes_are_forked_from_one_that_has_imported_everything_and_has_no_thread(
+def test_worker_processes_are_forked_from_a_process_with_all_imports_and_no_threads(
     valkey: Server, heard: Heard
 ) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
@@ -285,7 +285,7 @@ def test_worker_processes_are_forked_from_one_that_has_imported_everything_and_h
     assert fork_server_of(heard.processes.pids()[0]) == fork_server
 
 
-def test_a_killed_fork_server_costs_no_worker_process_and_is_replaced(valkey: Server, heard: Heard) -> None:
+def test_a_killed_fork_server_leaves_its_worker_processes_alive_and_is_replaced(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url)))
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
@@ -302,7 +302,7 @@ def test_a_killed_fork_server_costs_no_worker_process_and_is_replaced(valkey: Se
     assert fork_server_of(heard.processes.pids()[0]) != fork_server
 
 
-def test_a_process_that_is_given_up_before_it_is_born_is_never_forked(valkey: Server, heard: Heard) -> None:
+def test_a_process_that_is_cancelled_before_its_fork_is_never_forked(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url, pools=2)))
     assert heard.processes.pids() == []
     heard.processes.kill()
@@ -312,7 +312,7 @@ def test_a_process_that_is_given_up_before_it_is_born_is_never_forked(valkey: Se
     assert [child.pid for child in fork_server_of(pid).children()] == [pid]
 
 
-def test_processes_closed_while_the_fork_server_still_imports_leave_nothing() -> None:
+def test_closing_while_the_fork_server_still_imports_leaves_no_process() -> None:
     with Processes() as processes:
         processes.spawn("run", dealt(plan_of("redis://127.0.0.1:1")))
 
@@ -339,7 +339,7 @@ with ForkServer() as fork_server:
 
 
 @pytest.mark.parametrize(("threads", "is_copy"), [("one", True), ("another", False)])
-def test_only_an_agent_without_other_threads_is_copied(threads: str, is_copy: bool) -> None:
+def test_only_an_agent_without_other_threads_is_forked(threads: str, is_copy: bool) -> None:
     command = [sys.executable, "-c", _IS_IT_A_COPY, threads]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert shown.stdout == f"{is_copy} set()\n"
@@ -351,7 +351,7 @@ def test_the_loop_of_an_agent_imports_no_client_library_of_the_load() -> None:
     assert shown.stdout == "[]\n"
 
 
-def test_a_process_that_is_stopped_and_reads_nothing_holds_up_no_renewal(valkey: Server, heard: Heard) -> None:
+def test_a_paused_worker_process_does_not_delay_the_renewals_of_others(valkey: Server, heard: Heard) -> None:
     heard.spawn("run", dealt(plan_of(valkey.url)))
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
@@ -364,7 +364,7 @@ def test_a_process_that_is_stopped_and_reads_nothing_holds_up_no_renewal(valkey:
     assert heard.exits == {0: 0}
 
 
-def test_a_process_that_reports_nonsense_fails_and_ends_and_its_agent_goes_on(
+def test_a_worker_process_that_sends_garbage_fails_and_its_agent_continues(
     valkey: Server, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decode(_: bytes) -> WorkerMessage:
@@ -377,7 +377,7 @@ def test_a_process_that_reports_nonsense_fails_and_ends_and_its_agent_goes_on(
     assert heard.said(0, Failed)[0].reason == "it sent invalid data: expected msgpack of a message"
 
 
-def test_a_worker_process_does_not_wait_for_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_process_does_not_block_on_its_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     spoken = []
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr("agent.worker.process.run_worker", lambda _: spoken.append(sys.stderr.buffer))
@@ -397,7 +397,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_an_agent_that_is_killed_before_it_has_read_who_was_born_leaves_no_traceback() -> None:
+def test_an_agent_that_is_killed_during_a_fork_leaves_no_traceback() -> None:
     killed = subprocess.run([sys.executable, "-c", _DIES_WITH_NEWS_UNREAD], capture_output=True, text=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert killed.stderr == ""  # it is at its end once all that it started has ended
@@ -419,7 +419,7 @@ fork_server.close()
 """
 
 
-def test_ctrl_c_in_a_terminal_does_not_end_the_process_that_forks_while_that_starts() -> None:
+def test_ctrl_c_does_not_end_the_fork_server_while_it_starts() -> None:
     command = [sys.executable, "-c", _INTERRUPTED_AS_IT_STARTS]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert (ended.stdout, ended.stderr) == ("forked\n", "")

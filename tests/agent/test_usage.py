@@ -13,7 +13,7 @@ from agent.usage import Usage
 from common.units import NS_PER_S
 
 
-def test_figures_stand_between_samples_and_change_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_change_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     percents = iter([10.0, 20.0, 30.0])
     monkeypatch.setattr(psutil.Process, "cpu_percent", lambda *_: next(percents))
     usage = Usage()
@@ -21,7 +21,7 @@ def test_figures_stand_between_samples_and_change_once_a_second(monkeypatch: pyt
     assert found == [10.0, 10.0, 20.0]
 
 
-def test_percents_of_agent_and_workers_add_up_and_the_busiest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpu_of_agent_and_workers_adds_up_and_the_busiest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     percents = iter([5.0, 70.0, 20.0])
     monkeypatch.setattr(psutil.Process, "cpu_percent", lambda *_: next(percents))
     # Any living processes will do.
@@ -29,7 +29,7 @@ def test_percents_of_agent_and_workers_add_up_and_the_busiest_is_kept(monkeypatc
     assert (tick.cpu_percent, tick.cpu_percent_busiest) == (95.0, 70.0)
 
 
-def test_the_lag_is_the_worst_since_the_sample_before() -> None:
+def test_the_lag_is_the_worst_since_the_previous_sample() -> None:
     usage = Usage()
     assert usage.tick(NS_PER_S, 3.0, []).lag_ms == 3.0
     assert usage.tick(NS_PER_S + 1, 9.0, []).lag_ms == 3.0
@@ -38,7 +38,7 @@ def test_the_lag_is_the_worst_since_the_sample_before() -> None:
     assert usage.tick(3 * NS_PER_S, 0.5, []).lag_ms == 0.5
 
 
-def test_a_worker_that_has_just_ended_is_left_out() -> None:
+def test_a_worker_process_that_has_ended_is_left_out() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
     tick = Usage().tick(NS_PER_S, 0.0, [gone.pid])
@@ -46,7 +46,7 @@ def test_a_worker_that_has_just_ended_is_left_out() -> None:
     assert tick.cpu_percent == tick.cpu_percent_busiest
 
 
-def test_work_that_is_done_shows() -> None:
+def test_cpu_time_shows_in_the_figures() -> None:
     usage = Usage()
     usage.tick(NS_PER_S, 0.0, [])
     stop = threading.Event()

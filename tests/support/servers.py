@@ -154,6 +154,18 @@ def _settings(client: Any) -> list[object]:
     return [client.config_get("*"), client.acl_list(), client.info("replication")["role"]]
 
 
+def wire_bytes_of_others(asking: redis.Redis) -> tuple[int, int]:
+    """(bytes in, bytes out) that the server counted for all clients except `asking`."""
+    with asking.pipeline() as transaction:
+        transaction.info("stats")
+        transaction.client_info()
+        total, own = transaction.execute()
+    return (
+        total["total_net_input_bytes"] - int(own["tot-net-in"]),
+        total["total_net_output_bytes"] - int(own["tot-net-out"]),
+    )
+
+
 class SocketServer:
     """Listens on loopback, and answers each connection in the same way.
 

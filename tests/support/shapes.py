@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from common.plan.schema import Target, Tls
 from scripts.shapes import targets
@@ -43,21 +44,29 @@ def make_papers(folder: Path) -> dict[str, str]:
     return targets.make_papers(folder)
 
 
+def emptied(group: Group) -> Group:
+    """Delete all keys of a group and reset its counters, so that the next test finds it as it was started."""
+    for node in group.nodes:
+        with contextlib.suppress(redis.exceptions.ReadOnlyError):  # a replica, which its primary empties
+            node.ask("FLUSHALL")
+        node.ask("CONFIG", "RESETSTAT")
+    return group
+
+
 SHAPES = ("unix", "tls", "sentinel", "tls sentinel", "cluster", "tls cluster")
 _BEHIND_TLS = {"tls": start_tls, "tls sentinel": start_tls_sentinel, "tls cluster": start_tls_cluster}
 
 
 @contextlib.contextmanager
-def started_shape(shape: str, papers_folder: Path) -> Iterator[tuple[Group, Target]]:
-    """The servers of one of SHAPES, and a target that names them."""
+def started_shape(shape: str, papers: Callable[[], dict[str, str]]) -> Iterator[tuple[Group, Target]]:
+    """The servers of one of SHAPES, and a target that names them. papers: called only for a shape with TLS."""
     with contextlib.ExitStack() as stack:
         settings: dict[str, Any] = {}
         if shape == "unix":
             group, _ = stack.enter_context(start_unix())
         elif shape in _BEHIND_TLS:
-            papers = make_papers(papers_folder)
-            group = stack.enter_context(_BEHIND_TLS[shape](papers))
-            settings["tls"] = Tls(ca_file=papers["ca"], server_name="redis.test")
+            group = stack.enter_context(_BEHIND_TLS[shape](papers()))
+            settings["tls"] = Tls(ca_file=papers()["ca"], server_name="redis.test")
         elif shape == "sentinel":
             group = stack.enter_context(start_sentinels())
         else:

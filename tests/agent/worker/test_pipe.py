@@ -39,11 +39,11 @@ def ends(_leak_check_first: None) -> Iterator[Ends]:
     pair.close()
 
 
-def test_without_any_renewal_the_lease_is_over(ends: Ends) -> None:
+def test_without_a_renewal_there_is_no_lease(ends: Ends) -> None:
     assert ends.worker.lease_is_over
 
 
-def test_a_lease_ends_at_the_instant_of_the_last_renewal_however_late_that_is_read(ends: Ends) -> None:
+def test_a_lease_ends_at_the_time_in_the_last_renewal_however_late_it_is_read(ends: Ends) -> None:
     ends.says(WorkerRenew(until_ns=150))
     ends.says(WorkerRenew(until_ns=140))
     ends.now_ns = 149
@@ -53,7 +53,7 @@ def test_a_lease_ends_at_the_instant_of_the_last_renewal_however_late_that_is_re
     assert ends.worker.lease_is_over
 
 
-def test_renewals_are_taken_in_on_the_way_to_an_order(ends: Ends) -> None:
+def test_renewals_before_an_order_are_read_with_it(ends: Ends) -> None:
     ends.says(WorkerRenew(until_ns=120))
     ends.says(WorkerRenew(until_ns=130))
     ends.says(WorkerStart(t0_ns=7))
@@ -65,7 +65,7 @@ def test_renewals_are_taken_in_on_the_way_to_an_order(ends: Ends) -> None:
     assert not ends.worker.lease_is_over
 
 
-def test_what_is_no_order_is_refused(ends: Ends) -> None:
+def test_a_malformed_order_is_refused(ends: Ends) -> None:
     ends.agent.send_bytes(b"x")
     with pytest.raises(ProtocolError):
         ends.worker.receive(0)
@@ -75,7 +75,7 @@ def failed(size: int) -> Failed:
     return Failed(kind=FailureKind.AGENT, reason="x" * size)
 
 
-def test_nobody_waits_for_an_agent_that_does_not_read(ends: Ends) -> None:
+def test_sending_does_not_wait_for_an_agent_that_does_not_read(ends: Ends) -> None:
     told = [failed(8 << 20), failed(1)]
     for message in told:
         ends.worker.send(message)
@@ -92,7 +92,7 @@ def test_closing_waits_until_the_agent_has_read_everything(ends: Ends) -> None:
     assert decode_from_worker(ends.agent.recv_bytes()) == failed(1)
 
 
-def test_an_agent_that_is_gone_is_noticed_by_either_way(ends: Ends) -> None:
+def test_a_closed_agent_is_noticed_by_sending_and_by_receiving(ends: Ends) -> None:
     ends.worker.send(failed(8 << 20))
     ends.agent.close()
     with pytest.raises(AgentGone):

@@ -1,16 +1,10 @@
 from __future__ import annotations
 
-import gc
-import resource
-import signal
-import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
-import redis
 
 from agent.worker import pipe
 from agent.worker.drivers.aio import TaskContext, run_asyncio_worker
@@ -41,27 +35,15 @@ from common.serde import from_builtins
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.servers.setup_commands import set_up
 from tests.support.runs import wait_until
-from tests.support.servers import Server, SocketServer
+from tests.support.servers import Server, SocketServer, wire_bytes_of_others
 from tests.support.workers import WorkerThread
 
-pytestmark = pytest.mark.usefixtures("_one_process", "no_leaks")
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 LATE_BY_CHANCE = 43
 """A seed whose only operation in 0.4 s, at two a second by chance, is due after 0.3 s."""
 
 NOTHING_DONE = WorkerFinal(issued=0, counted=0, transactions=0, start_skew_ns=0, drained=True)
-
-
-@pytest.fixture
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Worker and test share a process here: what it does to its process is undone, or not done."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    interval_s = sys.getswitchinterval()
-    yield
-    sys.setswitchinterval(interval_s)
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    gc.unfreeze()
 
 
 @pytest.fixture(params=list(Driver), ids=lambda driver: driver.value, autouse=True)
@@ -83,12 +65,6 @@ def without_wire(because: str) -> Any:
 def lends_clients() -> bool:
     """Whether workers wait for client instances, so that each wait is counted."""
     return PLANNED["driver"] is not Driver.WIRE
-
-
-@pytest.fixture
-def worker(_leak_check_first: None) -> Iterator[WorkerThread]:
-    with WorkerThread() as running:
-        yield running
 
 
 def plan_of(url: str, *commands: str, **settings: Any) -> Plan:
@@ -135,7 +111,7 @@ def connections_of(server: Server) -> int:
 
 
 @pytest.mark.parametrize(("rate_per_s", "most"), [(1.0, 1), (1e9, 10**9)])
-def test_a_run_by_duration_lasts_as_long_at_any_rate_and_tells_what_was_never_sent(
+def test_a_run_by_duration_ends_on_time_at_any_rate_and_counts_unsent_operations(
     valkey: Server, worker: WorkerThread, rate_per_s: float, most: int
 ) -> None:
     reported = worker.ran(plan_of(valkey.url, duration_s=Seconds(0.5), rate_per_s=PerSecond(rate_per_s)))
@@ -147,7 +123,7 @@ def test_a_run_by_duration_lasts_as_long_at_any_rate_and_tells_what_was_never_se
 
 
 @pytest.mark.parametrize("requests", [1, 1003])
-def test_exactly_so_many_requests_are_made_as_the_plan_says(
+def test_a_run_issues_exactly_the_planned_number_of_requests(
     valkey: Server, worker: WorkerThread, requests: int
 ) -> None:
     plan = plan_of(valkey.url, requests=Count(requests), threads_per_pool=3, client_instances_per_pool=2)
@@ -159,7 +135,7 @@ def test_exactly_so_many_requests_are_made_as_the_plan_says(
     assert reported.final.drained
 
 
-def test_a_run_by_duration_lasts_as_long_and_every_call_is_counted(valkey: Server, worker: WorkerThread) -> None:
+def test_a_run_by_duration_ends_on_time_and_counts_every_call(valkey: Server, worker: WorkerThread) -> None:
     t0_ns = worker.began(plan_of(valkey.url, duration_s=Seconds(0.4), threads_per_pool=2), in_s=0.05)
     reported = worker.reported()
     ended_ns = monotonic_ns()
@@ -171,7 +147,7 @@ def test_a_run_by_duration_lasts_as_long_and_every_call_is_counted(valkey: Serve
     assert reported.metrics[-1].through == 0
 
 
-def test_what_the_load_cost_is_reported_with_it(valkey: Server, worker: WorkerThread) -> None:
+def test_the_cpu_time_of_the_load_is_reported(valkey: Server, worker: WorkerThread) -> None:
     reported = worker.ran(plan_of(valkey.url, duration_s=Seconds(1.3)))
     generator = reported.total.generator
     # No more is watched than the load, and no less.
@@ -183,9 +159,7 @@ def test_what_the_load_cost_is_reported_with_it(valkey: Server, worker: WorkerTh
 
 
 @pytest.mark.parametrize("name", profiles.names())
-def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
-    valkey: Server, worker: WorkerThread, name: str
-) -> None:
+def test_each_built_in_profile_counts_as_the_server_counts(valkey: Server, worker: WorkerThread, name: str) -> None:
     workload = from_builtins({"workload": profiles.load(name).workload}, Plan).workload
     few = msgspec.structs.replace(workload.keys, maximum=min(workload.keys.maximum, Count(1_000)))
     workload = msgspec.structs.replace(workload, keys=few)
@@ -220,21 +194,9 @@ def test_a_built_in_profile_is_issued_and_counted_as_the_server_counts(
     assert all(metrics.service.count == metrics.ok for metrics in reported.pool.commands.values())
 
 
-def bytes_of_others(asking: redis.Redis) -> tuple[int, int]:
-    """(in, out) on the wire of the server, but for what it exchanged with the client that asks."""
-    with asking.pipeline() as at_one_moment:
-        at_one_moment.info("stats")
-        at_one_moment.client_info()
-        whole, mine = at_one_moment.execute()
-    return (
-        whole["total_net_input_bytes"] - int(mine["tot-net-in"]),
-        whole["total_net_output_bytes"] - int(mine["tot-net-out"]),
-    )
-
-
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 4}, {"transaction": 5}])
-def test_bytes_are_those_that_the_server_itself_counted(
+def test_bytes_are_equal_to_those_that_the_server_counted(
     valkey: Server, worker: WorkerThread, protocol: int, batch: dict[str, int]
 ) -> None:
     asking = valkey.client()
@@ -251,10 +213,10 @@ def test_bytes_are_those_that_the_server_itself_counted(
     )
     worker.prepare(plan)
     worker.hear(Prepared)
-    before = bytes_of_others(asking)
+    before = wire_bytes_of_others(asking)
     worker.start()
     reported = worker.reported()
-    after = bytes_of_others(asking)
+    after = wire_bytes_of_others(asking)
     commands = reported.all_commands
     assert commands.errors.keys() == {"WRONGTYPE"}
     assert (after[0] - before[0], after[1] - before[1]) == (commands.bytes_out, commands.bytes_in)
@@ -264,7 +226,7 @@ def test_bytes_are_those_that_the_server_itself_counted(
 
 
 @pytest.mark.parametrize("pipeline", [1, 3])
-def test_in_an_open_loop_every_operation_that_was_due_was_sent_or_is_counted_as_unsent(
+def test_in_an_open_loop_every_due_operation_is_sent_or_counts_as_unsent(
     valkey: Server, worker: WorkerThread, pipeline: int
 ) -> None:
     plan = plan_of(valkey.url, rate_per_s=PerSecond(400.0), threads_per_pool=2, pipeline=pipeline)
@@ -276,7 +238,7 @@ def test_in_an_open_loop_every_operation_that_was_due_was_sent_or_is_counted_as_
     assert commands.response.minimum >= commands.service.minimum
 
 
-def test_a_server_that_stalls_shows_in_the_response_time_of_all_that_it_delayed(
+def test_a_stall_of_the_server_shows_in_the_response_time_of_all_delayed_operations(
     valkey: Server, worker: WorkerThread
 ) -> None:
     asking = valkey.client()
@@ -294,7 +256,7 @@ def test_a_server_that_stalls_shows_in_the_response_time_of_all_that_it_delayed(
     assert commands.response.total - commands.service.total > 3 * NS_PER_S
 
 
-def test_the_skew_is_the_lag_of_the_first_operation_however_late_that_is_due(
+def test_the_start_skew_is_the_lag_of_the_first_operation_however_late_it_is_due(
     valkey: Server, worker: WorkerThread
 ) -> None:
     load = {"rate_per_s": PerSecond(2), "arrivals": Arrivals.POISSON, "duration_s": Seconds(0.4)}
@@ -323,7 +285,7 @@ def test_every_second_is_reported_when_it_is_over(valkey: Server, worker: Worker
 # Connections
 
 
-def test_prewarmed_connections_are_open_before_the_start_and_gone_before_the_last_word(
+def test_prewarmed_connections_are_open_before_the_start_and_closed_at_the_end(
     valkey: Server, worker: WorkerThread
 ) -> None:
     plan = plan_of(
@@ -347,7 +309,7 @@ def test_prewarmed_connections_are_open_before_the_start_and_gone_before_the_las
     assert reported.pool.connections.drops == {}
 
 
-def test_connections_are_closed_before_the_last_word(
+def test_connections_are_closed_before_the_final_report(
     valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     happened: list[str] = []
@@ -391,9 +353,7 @@ def test_connections_that_need_more_files_than_may_be_opened_are_refused_before_
 # Trouble
 
 
-def test_error_replies_are_counted_under_their_code_and_not_as_operations_done(
-    valkey: Server, worker: WorkerThread
-) -> None:
+def test_error_replies_count_by_their_code_and_not_as_done(valkey: Server, worker: WorkerThread) -> None:
     valkey.client().set("text", "no list")
     reported = worker.ran(plan_of(valkey.url, "LPUSH text __data__", "EVALSHA 00 0", requests=Count(200)))
     commands = reported.pool.commands
@@ -406,9 +366,7 @@ def test_error_replies_are_counted_under_their_code_and_not_as_operations_done(
 
 
 @pytest.mark.parametrize("batch", [{"pipeline": 4}, {"transaction": 4}])
-def test_in_a_batch_each_reply_is_counted_for_itself(
-    valkey: Server, worker: WorkerThread, batch: dict[str, int]
-) -> None:
+def test_each_reply_of_a_batch_counts_separately(valkey: Server, worker: WorkerThread, batch: dict[str, int]) -> None:
     valkey.client().set("text", "no list")
     reported = worker.ran(plan_of(valkey.url, "LPUSH text __data__", "GET text", requests=Count(202), **batch))
     assert reported.pool.commands["GET"].ok == calls_of(valkey)["GET"]
@@ -416,7 +374,9 @@ def test_in_a_batch_each_reply_is_counted_for_itself(
     assert reported.pool.commands["LPUSH"].errors == {"WRONGTYPE": 202 - reported.pool.commands["GET"].ok}
 
 
-def test_a_transaction_that_is_refused_is_so_many_errors_and_nothing_done(valkey: Server, worker: WorkerThread) -> None:
+def test_a_refused_transaction_is_an_error_of_each_operation_and_nothing_is_done(
+    valkey: Server, worker: WorkerThread
+) -> None:
     # GET with two arguments is refused when it is queued; EXEC then aborts all.
     reported = worker.ran(plan_of(valkey.url, "GET a b", "GET a", requests=Count(50), transaction=5))
     assert reported.all_commands.operations == 50
@@ -424,9 +384,7 @@ def test_a_transaction_that_is_refused_is_so_many_errors_and_nothing_done(valkey
     assert set(reported.all_commands.errors) <= {"EXECABORT", "ERR"}
 
 
-def test_a_server_that_is_killed_is_so_many_failures_by_class_and_the_run_ends_in_time(
-    valkey: Server, worker: WorkerThread
-) -> None:
+def test_a_killed_server_gives_failures_by_class_and_the_run_ends_on_time(valkey: Server, worker: WorkerThread) -> None:
     asking = valkey.client()
     t0_ns = worker.began(plan_of(valkey.url, duration_s=Seconds(0.6), threads_per_pool=2))
     wait_until(lambda: "cmdstat_get" in asking.info("commandstats"), "the load runs")
@@ -443,9 +401,7 @@ def test_a_server_that_is_killed_is_so_many_failures_by_class_and_the_run_ends_i
 
 
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 3}, {"transaction": 3}])
-def test_a_server_that_falls_silent_does_not_hold_up_the_end(
-    valkey: Server, worker: WorkerThread, batch: dict[str, int]
-) -> None:
+def test_a_silent_server_does_not_delay_the_end(valkey: Server, worker: WorkerThread, batch: dict[str, int]) -> None:
     asking = valkey.client()
     plan = plan_of(
         valkey.url,
@@ -471,9 +427,7 @@ def test_a_server_that_falls_silent_does_not_hold_up_the_end(
 
 
 @without_wire("its plans have no checkout timeout: tests/common/plan/rules/test_wire_rules.py")
-def test_a_checkout_that_takes_too_long_is_a_failure_of_which_nothing_was_sent(
-    valkey: Server, worker: WorkerThread
-) -> None:
+def test_a_checkout_timeout_is_a_failure_without_sent_bytes(valkey: Server, worker: WorkerThread) -> None:
     plan = plan_of(
         valkey.url,
         "BLPOP nothing 0.15",
@@ -494,7 +448,7 @@ def test_a_checkout_that_takes_too_long_is_a_failure_of_which_nothing_was_sent(
 
 
 @pytest.mark.parametrize("timeout_s", [0.2])
-def test_a_target_that_never_answers_is_reported_before_anything_is_opened(
+def test_a_silent_target_is_reported_before_any_connection_opens(
     silent_server: SocketServer, worker: WorkerThread, timeout_s: float
 ) -> None:
     worker.prepare(plan_of(silent_server.url, socket_timeout_s=Seconds(timeout_s)))
@@ -505,7 +459,7 @@ def test_a_target_that_never_answers_is_reported_before_anything_is_opened(
     assert worker.end() == 0
 
 
-def test_a_mix_of_which_nothing_can_be_drawn_is_reported_in_one_line(worker: WorkerThread) -> None:
+def test_a_mix_with_only_zero_weights_is_reported_in_one_line(worker: WorkerThread) -> None:
     plan = Plan(
         target=Target(url="redis://127.0.0.1:1"), workload=Workload(commands=(Command(command="GET", weight=0),))
     )
@@ -516,7 +470,7 @@ def test_a_mix_of_which_nothing_can_be_drawn_is_reported_in_one_line(worker: Wor
     assert worker.end() == 0
 
 
-def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
+def test_a_crashed_thread_is_reported_in_one_line_and_ends_the_process(
     valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def stumble(*_: object) -> None:
@@ -537,7 +491,7 @@ def test_a_thread_that_breaks_is_reported_in_one_line_and_ends_the_process(
     assert capfd.readouterr().err == ""
 
 
-def test_when_one_thread_breaks_the_others_end_too(
+def test_a_crashed_thread_ends_the_other_threads(
     valkey: Server, worker: WorkerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = threading.Lock()
@@ -577,7 +531,7 @@ def test_when_one_thread_breaks_the_others_end_too(
 
 
 @pytest.mark.parametrize("when", ["first", "prepared"])
-def test_what_is_no_order_is_reported_in_one_line_and_ends_the_process(
+def test_a_malformed_order_is_reported_in_one_line_and_ends_the_process(
     valkey: Server, worker: WorkerThread, when: str
 ) -> None:
     if when == "prepared":
@@ -595,13 +549,13 @@ def test_what_is_no_order_is_reported_in_one_line_and_ends_the_process(
 
 
 @pytest.mark.parametrize("drain", [True, False])
-def test_a_stop_before_anything_else_is_answered_with_nothing_done(worker: WorkerThread, drain: bool) -> None:
+def test_a_stop_before_a_plan_ends_the_process_with_nothing_done(worker: WorkerThread, drain: bool) -> None:
     worker.stop(drain=drain)
     assert worker.receive() == NOTHING_DONE
     assert worker.end() == 0
 
 
-def test_a_stop_instead_of_a_start_closes_what_was_opened(valkey: Server, worker: WorkerThread) -> None:
+def test_a_stop_instead_of_a_start_closes_all_connections(valkey: Server, worker: WorkerThread) -> None:
     worker.prepare(plan_of(valkey.url, connections=Connections.PREWARM, max_connections=5))
     worker.hear(Prepared)
     assert connections_of(valkey) == 5
@@ -611,7 +565,7 @@ def test_a_stop_instead_of_a_start_closes_what_was_opened(valkey: Server, worker
     wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
 
 
-def test_a_stop_while_connections_are_opened_ends_it_at_once(silent_server: SocketServer, worker: WorkerThread) -> None:
+def test_a_stop_during_prewarming_ends_the_process_at_once(silent_server: SocketServer, worker: WorkerThread) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agent.worker.run.ping_target", lambda _: None)
         plan = plan_of(
@@ -641,7 +595,7 @@ def preloading(worker: WorkerThread, server: Server) -> int:
     return monotonic_ns()
 
 
-def test_a_stop_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+def test_a_stop_during_the_preload_ends_the_process_at_once(valkey: Server, worker: WorkerThread) -> None:
     began_ns = preloading(worker, valkey)
     worker.stop()
     assert worker.hear(WorkerFinal) == NOTHING_DONE
@@ -651,7 +605,7 @@ def test_a_stop_while_it_preloads_ends_it_at_once(valkey: Server, worker: Worker
     wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
 
 
-def test_an_agent_that_is_gone_while_it_preloads_ends_it_at_once(valkey: Server, worker: WorkerThread) -> None:
+def test_a_lost_agent_during_the_preload_ends_the_process_at_once(valkey: Server, worker: WorkerThread) -> None:
     began_ns = preloading(worker, valkey)
     worker.leave()
     assert worker.end() == 1
@@ -659,7 +613,7 @@ def test_an_agent_that_is_gone_while_it_preloads_ends_it_at_once(valkey: Server,
     valkey.resume()
 
 
-def test_a_preload_that_the_target_refuses_is_its_fault(valkey: Server, worker: WorkerThread) -> None:
+def test_a_refused_preload_is_reported_as_an_error_of_the_target(valkey: Server, worker: WorkerThread) -> None:
     valkey.client().lpush("stampede:1", "x")
     worker.prepare(plan_of(valkey.url, preload=(Preload(command="INCR"),), keys=Keys(maximum=Count(5))))
     failed = worker.hear(Failed)
@@ -668,7 +622,7 @@ def test_a_preload_that_the_target_refuses_is_its_fault(valkey: Server, worker: 
 
 
 @pytest.mark.parametrize("drain", [True, False])
-def test_a_stop_while_it_runs_ends_it_with_everything_counted(
+def test_a_stop_during_the_load_ends_it_with_everything_counted(
     valkey: Server, worker: WorkerThread, drain: bool
 ) -> None:
     asking = valkey.client()
@@ -686,7 +640,7 @@ def test_a_stop_while_it_runs_ends_it_with_everything_counted(
     assert reported.final.ran_ns < 5 * NS_PER_S
 
 
-def test_a_load_whose_lease_is_not_renewed_ends_with_everything_counted(valkey: Server, worker: WorkerThread) -> None:
+def test_a_load_whose_lease_expires_ends_with_everything_counted(valkey: Server, worker: WorkerThread) -> None:
     worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=3), lease_s=2.0)
     worker.hear(Prepared)
     worker.start()
@@ -700,7 +654,7 @@ def test_a_load_whose_lease_is_not_renewed_ends_with_everything_counted(valkey: 
     assert worker.end() == 0
 
 
-def test_a_load_whose_lease_is_over_does_not_begin(valkey: Server, worker: WorkerThread) -> None:
+def test_a_load_with_an_expired_lease_does_not_begin(valkey: Server, worker: WorkerThread) -> None:
     worker.prepare(plan_of(valkey.url, duration_s=Seconds(3600)), lease_s=0.5)
     worker.hear(Prepared)
     over_ns = monotonic_ns() + NS_PER_S // 2
@@ -711,7 +665,7 @@ def test_a_load_whose_lease_is_over_does_not_begin(valkey: Server, worker: Worke
     assert worker.end() == 0
 
 
-def test_a_preload_whose_lease_is_not_renewed_ends(valkey: Server, worker: WorkerThread) -> None:
+def test_a_preload_whose_lease_expires_ends(valkey: Server, worker: WorkerThread) -> None:
     worker.prepare(plan_of(valkey.url, **MANY_KEYS), lease_s=0.5)
     failed = worker.hear(Failed)
     assert failed == Failed(
@@ -721,7 +675,9 @@ def test_a_preload_whose_lease_is_not_renewed_ends(valkey: Server, worker: Worke
     wait_until(lambda: connections_of(valkey) == 0, "no connection is left")
 
 
-def test_a_stop_before_the_start_instant_ends_it_with_nothing_done(valkey: Server, worker: WorkerThread) -> None:
+def test_a_stop_before_the_start_instant_ends_the_process_with_nothing_done(
+    valkey: Server, worker: WorkerThread
+) -> None:
     worker.began(plan_of(valkey.url, duration_s=Seconds(3600), threads_per_pool=2), in_s=3600)
     worker.stop()
     final = worker.hear(WorkerFinal)
@@ -729,7 +685,7 @@ def test_a_stop_before_the_start_instant_ends_it_with_nothing_done(valkey: Serve
     assert worker.end() == 0
 
 
-def test_a_stop_without_drain_cuts_short_what_waits_for_a_reply(valkey: Server, worker: WorkerThread) -> None:
+def test_a_stop_without_drain_cuts_operations_in_flight_short(valkey: Server, worker: WorkerThread) -> None:
     asking = valkey.client()
     plan = plan_of(
         valkey.url, "BLPOP nothing 0", duration_s=Seconds(3600), threads_per_pool=2, socket_timeout_s=Seconds(0)
@@ -745,7 +701,7 @@ def test_a_stop_without_drain_cuts_short_what_waits_for_a_reply(valkey: Server, 
 
 
 @pytest.mark.parametrize("when", ["first", "prepared", "running"])
-def test_an_agent_that_is_gone_ends_the_process_and_closes_what_was_open(
+def test_a_lost_agent_ends_the_process_and_closes_its_connections(
     valkey: Server, worker: WorkerThread, when: str
 ) -> None:
     if when != "first":

@@ -19,7 +19,7 @@ from common.protocol.messages import Assignment, WorkerMetrics, WorkerStop
 from common.units import NS_PER_S, Seconds
 
 
-def test_an_order_is_heard_also_where_each_collection_takes_longer_than_a_second(
+def test_a_worker_process_reads_orders_even_if_each_collection_takes_over_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As among hundreds of busy threads, for which the interpreter's lock is the limit."""
@@ -69,7 +69,7 @@ def test_an_order_is_heard_also_where_each_collection_takes_longer_than_a_second
     assert pipe.sent == 1
 
 
-def test_a_process_that_is_stopped_while_it_waits_stalls_and_one_whose_agent_does_not_listen_does_not(
+def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     t0_ns = now_ns = 10**15
@@ -200,7 +200,7 @@ def watched(
     return span, load, _watch(pipe, run, span, collector, Assignment(plan=Plan(), pools=(), threads_total=0))
 
 
-def test_a_load_whose_agent_is_stopped_ends_with_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_load_of_a_paused_agent_ends_with_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = StoppedAgent(T0_NS, stops_ns=T0_NS + 3 * NS_PER_S)
     span, load, outcome = watched(monkeypatch, agent, drain_ns=NS_PER_S)
     assert outcome == (True, True)
@@ -209,7 +209,7 @@ def test_a_load_whose_agent_is_stopped_ends_with_the_lease(monkeypatch: pytest.M
     assert [metrics.through for metrics in agent.told] == [0, 1]
 
 
-def test_what_does_not_end_within_the_drain_is_cut_short_although_the_agent_is_stopped(
+def test_a_load_that_outlasts_the_drain_is_cut_although_the_agent_is_paused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S)
@@ -219,7 +219,7 @@ def test_what_does_not_end_within_the_drain_is_cut_short_although_the_agent_is_s
     assert agent.now_ns - span.end_ns <= Plan().fleet.drain_s.ns + NS_PER_S // 10
 
 
-def test_a_process_that_wakes_after_its_lease_stops_before_its_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_wakes_after_its_lease_issues_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = StoppedAgent(
         T0_NS, stops_ns=T0_NS + NS_PER_S, sleeps_ns=T0_NS + NS_PER_S, sleeps_until_ns=T0_NS + 60 * NS_PER_S
     )
@@ -227,14 +227,14 @@ def test_a_process_that_wakes_after_its_lease_stops_before_its_next_turn(monkeyp
     assert (outcome, span.end_ns) == ((True, True), T0_NS + 60 * NS_PER_S)
 
 
-def test_an_agent_that_wakes_within_the_lease_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_wakes_within_its_lease_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S, wakes_ns=T0_NS + 4 * NS_PER_S)
     _, _, outcome = watched(monkeypatch, agent, end_ns=T0_NS + 4_500_000_000)
     assert outcome == (True, False)
     assert agent.told[-1].through == 3  # what had waited came as one
 
 
-def test_a_lease_that_ends_in_the_drain_is_no_news(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_ends_during_the_drain_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S)
     _, _, outcome = watched(monkeypatch, agent, end_ns=T0_NS + 2 * NS_PER_S, drain_ns=9 * NS_PER_S)
     assert outcome == (True, False)

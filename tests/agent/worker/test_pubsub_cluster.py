@@ -21,15 +21,9 @@ from tests.support.shapes import Group, ServerNode, start_cluster
 from tests.support.workers import whole_of
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Group]:
-    with start_cluster(replicas=0) as group:
-        yield group
-
-
 # The plan refuses subscribers with the wire driver: tests/common/plan/rules/test_wire_rules.py.
 @pytest.mark.parametrize("driver", [Driver.CLIENT, Driver.ASYNCIO])
-def test_a_worker_process_delivers_every_message_whichever_node_it_goes_through(cluster: Group, driver: Driver) -> None:
+def test_a_worker_process_delivers_every_message_through_any_node(cluster: Group, driver: Driver) -> None:
     before = {name: cluster.calls(name) for name in ("spublish", "ssubscribe")}
     plan = Plan(
         target=Target(url=cluster.url),
@@ -82,7 +76,7 @@ def channels(node: ServerNode) -> list[str]:
     return sorted(found)
 
 
-def test_each_channel_is_asked_for_where_its_slot_is(cluster: Group, listening: Listening) -> None:
+def test_each_channel_is_subscribed_at_the_node_of_its_slot(cluster: Group, listening: Listening) -> None:
     names = ["a", "b", "c", "d"]
     for name in names:
         [[word, channel, _]] = listening.subscribe(name.encode())
@@ -99,9 +93,7 @@ def test_each_channel_is_asked_for_where_its_slot_is(cluster: Group, listening: 
     wait_until(lambda: listening.metrics.delivered == 5, "all messages", 5)
 
 
-def test_a_channel_whose_slot_moves_is_found_again_by_the_next_subscription(
-    cluster: Group, listening: Listening
-) -> None:
+def test_the_next_subscription_finds_a_channel_whose_slot_moved(cluster: Group, listening: Listening) -> None:
     slot = key_slot(b"a")
     ids = {node.port: node.ask("CLUSTER", "MYID") for node in cluster.nodes}
     rows = cluster.nodes[0].ask("CLUSTER", "SLOTS")
@@ -123,7 +115,7 @@ def test_a_channel_whose_slot_moves_is_found_again_by_the_next_subscription(
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[owner.port])
 
 
-def test_a_node_that_cuts_a_subscriber_off_is_asked_again_slot_by_slot(cluster: Group, listening: Listening) -> None:
+def test_a_disconnected_subscriber_subscribes_again_slot_by_slot(cluster: Group, listening: Listening) -> None:
     listening.subscribe(b"a", b"b", b"c", b"d", b"e")
     node = max(cluster.nodes, key=lambda node: len(channels(node)))
     held = channels(node)
@@ -133,7 +125,7 @@ def test_a_node_that_cuts_a_subscriber_off_is_asked_again_slot_by_slot(cluster: 
     wait_until(lambda: channels(node) == held, "all are back", 5)
 
 
-def test_channels_of_a_node_that_dies_are_asked_for_where_they_are_served_then(
+def test_channels_of_a_dead_node_move_to_its_replica(
     listen: Callable[[Group], Listening],
 ) -> None:
     with start_cluster(replicas=1) as cluster:

@@ -31,7 +31,7 @@ from common.protocol.messages import Assignment, PoolLeft, PoolShare, TakeOver
 from common.units import NS_PER_S, Bytes, Count, PerSecond, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
-from tests.support.shapes import start_cluster
+from tests.support.shapes import Group
 from tests.support.stages import stage
 from tests.support.workers import whole_of
 
@@ -82,7 +82,7 @@ def collected(run: WorkerRun, collector: Collector) -> IntervalMetrics:
     return merge_intervals(intervals, Merge.NEIGHBOURS)
 
 
-def test_each_thread_of_the_fleet_issues_its_own_part_wherever_it_runs(valkey: Server) -> None:
+def test_each_thread_of_the_fleet_issues_its_own_part_on_any_machine(valkey: Server) -> None:
     # The second of two pools of two threads each, of a fleet of five threads: 103 = 21 + 21 + 21 + 20 + 20.
     plan = plan_of(valkey.url, Pools(client_pools=2, threads_per_pool=2), load=requests(103))
     share = Assignment(plan=plan, pools=(PoolShare(group=0, number=1, first_thread=2),), threads_total=5)
@@ -114,7 +114,7 @@ def taken_over(run: WorkerRun, from_s: float, left: tuple[PoolLeft, ...] | None 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("arrivals", Arrivals)
 @pytest.mark.parametrize("staged", [False, True])
-def test_a_share_that_is_taken_over_has_no_backlog_in_an_open_loop(
+def test_a_takeover_in_an_open_loop_has_no_backlog(
     valkey: Server, driver: Driver, arrivals: Arrivals, staged: bool
 ) -> None:
     load = Load(duration_s=Seconds(100.3), rate_per_s=PerSecond(1000.0), arrivals=arrivals)
@@ -128,7 +128,7 @@ def test_a_share_that_is_taken_over_has_no_backlog_in_an_open_loop(
 
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 3}, {"transaction": 3}])
-def test_a_share_that_is_taken_over_issues_what_its_pools_have_left(
+def test_a_takeover_issues_the_requests_that_its_pools_have_left(
     valkey: Server, driver: Driver, batch: dict[str, int]
 ) -> None:
     plan = plan_of(valkey.url, DRIVERS[driver], load=requests(1000))
@@ -145,7 +145,7 @@ def contents(server: Server) -> dict[bytes, Any]:
     return found
 
 
-def test_the_same_plan_writes_the_same_data_and_another_seed_other_data(valkey: Server) -> None:
+def test_the_data_depend_on_the_plan_and_its_seed_only(valkey: Server) -> None:
     written = []
     for seed in (1, 1, 2):
         finished(WorkerRun(whole_of(plan_of(valkey.url, load=requests(200), seed=seed))))
@@ -154,7 +154,7 @@ def test_the_same_plan_writes_the_same_data_and_another_seed_other_data(valkey: 
     assert len(written[0]) > 100
 
 
-def test_processes_that_share_the_pools_write_together_what_one_process_would(valkey: Server) -> None:
+def test_several_processes_write_the_same_data_as_one_process(valkey: Server) -> None:
     whole = whole_of(plan_of(valkey.url, Pools(client_pools=3), load=requests(300), commands="LPUSH"))
     finished(WorkerRun(whole))
     client = valkey.client()
@@ -165,7 +165,7 @@ def test_processes_that_share_the_pools_write_together_what_one_process_would(va
     assert {key: sorted(client.lrange(key, 0, -1)) for key in client.keys("*")} == together
 
 
-def test_groups_of_pools_are_alike_within_and_measured_apart(valkey: Server) -> None:
+def test_groups_of_pools_are_measured_separately(valkey: Server) -> None:
     groups = (
         Pools(name="few", client_pools=1, threads_per_pool=1),
         Pools(name="many", client_pools=2, threads_per_pool=2, client_instances_per_pool=2),
@@ -178,7 +178,7 @@ def test_groups_of_pools_are_alike_within_and_measured_apart(valkey: Server) -> 
     assert 2 <= total.pools["many"].connections.opened <= 4
 
 
-def test_threads_bear_the_names_of_their_pools_and_hold_up_no_exit(valkey: Server) -> None:
+def test_threads_have_the_names_of_their_pools_and_do_not_block_an_exit(valkey: Server) -> None:
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(client_pools=2, threads_per_pool=2))))
     span, collector = started(run)
     mine = [thread for thread in threading.enumerate() if thread.name.startswith("pool ")]
@@ -194,7 +194,7 @@ def test_threads_bear_the_names_of_their_pools_and_hold_up_no_exit(valkey: Serve
     collected(run, collector)
 
 
-def test_nothing_is_opened_by_building_and_only_what_is_to_be_prewarmed_before_the_start(valkey: Server) -> None:
+def test_building_a_run_opens_nothing_and_open_only_prewarms(valkey: Server) -> None:
     asking = valkey.client()
     groups = (
         Pools(name="lazy", client_pools=2, max_connections=7),
@@ -226,7 +226,7 @@ def test_a_cut_ends_threads_that_wait_for_a_reply_or_for_a_client(valkey: Server
     assert total.pools["main"].commands["BLPOP"].failures == {"CutShort": 1}
 
 
-def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it(
+def test_a_cut_ends_the_wait_for_a_client_that_another_thread_keeps(
     valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     woken, release = threading.Event(), threading.Event()
@@ -251,7 +251,7 @@ def test_a_cut_ends_the_wait_for_a_client_even_while_another_thread_clings_to_it
     collected(run, collector)
 
 
-def test_the_end_of_the_load_is_that_of_the_last_thread(valkey: Server) -> None:
+def test_the_load_ends_with_its_last_thread(valkey: Server) -> None:
     assert WorkerRun(whole_of(plan_of(NOWHERE))).ended_ns == 0
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2), load=Load(duration_s=Seconds(0.1)))))
     span, collector = started(run)
@@ -264,14 +264,14 @@ def test_the_end_of_the_load_is_that_of_the_last_thread(valkey: Server) -> None:
     assert run.ended_ns == ended_ns
 
 
-def test_a_target_that_does_not_answer_is_found_before_anything_is_opened(refusing_url: str) -> None:
+def test_a_target_that_refuses_is_found_before_any_connection_opens(refusing_url: str) -> None:
     run = WorkerRun(whole_of(plan_of(refusing_url, Pools(connections=Connections.PREWARM))))
     with pytest.raises(TargetError, match="refused the connection"):
         run.open(quiet)
     run.close()
 
 
-def test_a_url_that_is_none_is_the_plans_fault() -> None:
+def test_a_malformed_url_is_an_error_of_the_plan() -> None:
     with pytest.raises(PlanError):
         WorkerRun(whole_of(plan_of("http://127.0.0.1")))
 
@@ -289,26 +289,24 @@ def test_an_unexpected_error_is_described_in_one_line_with_its_place() -> None:
     assert describe(ValueError("never raised")) == "unexpected ValueError: never raised"
 
 
-def test_a_cluster_is_asked_first_when_the_run_opens_and_every_node_is_prewarmed() -> None:
+def test_opening_a_run_reads_the_topology_and_prewarms_every_node(cluster: Group) -> None:
     pools = Pools(client_instances_per_pool=2, threads_per_pool=2, max_connections=2, connections=Connections.PREWARM)
-    with start_cluster(replicas=0) as group:
-        plan = plan_of(group.url, pools, load=requests(300))
-        run = WorkerRun(whole_of(plan))
-        # One connection is our question, and the nodes' own go by another port.
-        assert [node.ask("INFO", "clients")["connected_clients"] for node in group.nodes] == [1, 1, 1]
-        assert run.open(quiet) == 2 * 2 * len(group.nodes)
-        whole = finished(run)
-        command = whole.pools["main"].commands["SET"]
-        assert (command.ok, command.errors, command.failures) == (300, {}, {})
-        assert whole.pools["main"].connections.redirects == {}
-        assert group.calls("set") == 300
-        wait_until(
-            lambda: [node.ask("INFO", "clients")["connected_clients"] for node in group.nodes] == [1, 1, 1],
-            "the nodes have seen all connections closed",
-        )
+    run = WorkerRun(whole_of(plan_of(cluster.url, pools, load=requests(300))))
+
+    def connected() -> list[int]:
+        return [node.ask("INFO", "clients")["connected_clients"] for node in cluster.nodes]
+
+    wait_until(lambda: connected() == [1, 1, 1], "only the client that asks is connected")
+    assert run.open(quiet) == 2 * 2 * len(cluster.nodes)
+    whole = finished(run)
+    command = whole.pools["main"].commands["SET"]
+    assert (command.ok, command.errors, command.failures) == (300, {}, {})
+    assert whole.pools["main"].connections.redirects == {}
+    assert cluster.calls("set") == 300
+    wait_until(lambda: connected() == [1, 1, 1], "the nodes have seen all connections closed")
 
 
-def test_a_cluster_that_is_down_is_said_to_be_when_the_run_opens() -> None:
+def test_a_cluster_that_is_down_is_reported_when_the_run_opens() -> None:
     run = WorkerRun(whole_of(plan_of("redis+cluster://127.0.0.1:1")))
     with pytest.raises(TargetError, match="has no node that can be used"):
         run.open(quiet)

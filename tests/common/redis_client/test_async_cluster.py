@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -16,13 +15,7 @@ from common.plan.schema import Cluster, Pools, Retry, Target
 from common.redis_client.async_cluster import AsyncClusterClient, build_async_cluster
 from common.units import NS_PER_S
 from tests.support.clients import Events
-from tests.support.shapes import Group, start_cluster, uncovered
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Group]:
-    with start_cluster(replicas=0) as group:
-        yield group
+from tests.support.shapes import Group, uncovered
 
 
 @pytest.mark.parametrize("dynamic", [True, False])

@@ -14,7 +14,8 @@ from common.redis_client import build_client, nodes_of, open_control_client, ope
 from common.redis_client.clients import tcp_pools
 from common.units import Seconds
 from tests.support.clients import Events
-from tests.support.shapes import Group, start_sentinels, start_unix, until
+from tests.support.servers import Server
+from tests.support.shapes import Group, start_sentinels, until
 
 DATA, WATCH = "of the data", "of the sentinels"
 
@@ -120,9 +121,8 @@ def test_sentinels_that_are_all_down_are_one_line() -> None:
     assert "has no Sentinel that can be used; the last one asked refused the connection" in text
 
 
-def test_servers_that_are_not_sentinels_are_one_line() -> None:
-    with start_unix() as (group, _):
-        text = finding(Target(url=f"redis+sentinel://127.0.0.1:{group.nodes[0].port}/mymaster"))
+def test_servers_that_are_not_sentinels_are_one_line(valkey: Server) -> None:
+    text = finding(Target(url=f"redis+sentinel://127.0.0.1:{valkey.port}/mymaster"))
     assert "has no Sentinels at these ports" in text
 
 

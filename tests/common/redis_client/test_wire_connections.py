@@ -6,16 +6,17 @@ import gc
 import select
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Any
 
 import hiredis
+import msgspec
 import pytest
 import redis
 from redis.exceptions import AskError, MovedError
 
 from common.cancellation import Cancellation, CutShort
-from common.plan.schema import BackoffKind, Pools, Retry, Target, Tls
+from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client import failure_of
 from common.redis_client.connections.cluster_topology import slot_of
 from common.redis_client.connections.connection_tracking import Unobserved
@@ -38,30 +39,17 @@ from common.units import Seconds
 from tests.support.clients import Events, quick_target
 from tests.support.groups import ClusterGroup
 from tests.support.servers import Server, SocketServer
-from tests.support.shapes import make_papers, start_cluster, start_sentinels, start_tls, start_tls_cluster, start_unix
+from tests.support.shapes import Group
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 PING = b"*1\r\n$4\r\nPING\r\n"
-SHAPES = ("tcp", "unix", "tls", "sentinel", "cluster", "tls cluster")
 
 
-@pytest.fixture(scope="module", params=SHAPES)
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with ExitStack() as stack:
-        settings: dict[str, Any] = {}
-        if "tls" in request.param:
-            papers = make_papers(tmp_path_factory.mktemp("papers"))
-            start = start_tls_cluster if "cluster" in request.param else start_tls
-            group = stack.enter_context(start(papers))
-            settings["tls"] = Tls(ca_file=papers["ca"], server_name="redis.test")
-        elif request.param in ("tcp", "unix"):
-            group, _ = stack.enter_context(start_unix())
-            if request.param == "tcp":
-                settings["url"] = f"redis://127.0.0.1:{group.nodes[0].port}"
-        else:
-            group = stack.enter_context(start_sentinels() if request.param == "sentinel" else start_cluster(0))
-        yield Target(**({"url": group.url, "retry": Retry(retries=0)} | settings))
+@pytest.fixture
+def target(shape: tuple[Group, Target]) -> Target:
+    """A target of each shape, which is asked once and not again."""
+    return msgspec.structs.replace(shape[1], retry=Retry(retries=0))
 
 
 def replies(link: WireConnection, sock: socket.socket, request: bytes, count: int = 1) -> list[Any]:

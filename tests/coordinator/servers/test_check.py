@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -29,10 +30,11 @@ from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.runs import wait_until
 from tests.support.servers import Server, closed_port
-from tests.support.shapes import make_papers, start_tls
+from tests.support.shapes import Group
 from tests.support.shapes import start_cluster as start_shape
 
 SMALL = Keys(maximum=Count(1000))
+TlsServers = Callable[..., Group]
 NAMES = ["reachable", "server", "topology", "commands", "memory", "connections", "permissions", "clock"]
 
 
@@ -255,27 +257,21 @@ def test_a_wrong_clock_is_found(valkey: Server, monkeypatch: pytest.MonkeyPatch,
     assert ok or ("ahead of" if ahead_s > 0 else "behind") in found.text
 
 
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return make_papers(tmp_path_factory.mktemp("papers"))
-
-
 @pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (86_400.0 * 1.5, False)])
 def test_the_tls_line_has_the_version_and_the_expiry_of_the_certificate(
-    papers: dict[str, str], monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+    papers: dict[str, str], tls_server_with: TlsServers, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
 ) -> None:
-    with start_tls(papers) as group:
-        plan = plan_for(Target(url=group.url, tls=Tls(ca_file=papers["ca"])), "GET", keys=SMALL)
-        monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() + ahead_s)
-        found = line(check(plan, 1), "tls")
+    plan = plan_for(Target(url=tls_server_with().url, tls=Tls(ca_file=papers["ca"])), "GET", keys=SMALL)
+    monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() + ahead_s)
+    found = line(check(plan, 1), "tls")
     assert found.ok == ok
     assert found.text.startswith("TLSv1.3, ")
     assert ("valid for 2 days" in found.text, "expires within a day: renew it" in found.text) == (ok, not ok)
 
 
-def test_an_unverified_certificate_is_named_as_such(papers: dict[str, str]) -> None:
-    with start_tls(papers, "expired") as group:
-        found = line(check(plan_for(Target(url=group.url, tls=Tls(verify=Verify.NONE)), "GET"), 1), "tls")
+def test_an_unverified_certificate_is_named_as_such(tls_server_with: TlsServers) -> None:
+    target = Target(url=tls_server_with("expired").url, tls=Tls(verify=Verify.NONE))
+    found = line(check(plan_for(target, "GET"), 1), "tls")
     assert found.ok
     assert found.text.endswith("certificate not verified (target.tls.verify is none)")
 

@@ -30,7 +30,7 @@ def task(**told: Any) -> Stage:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_what_a_cancellation_ends_was_begun_and_is_counted_once_as_cut_short(batch: int) -> None:
+def test_an_operation_that_is_cancelled_in_flight_counts_once_as_cut_short(batch: int) -> None:
     due = [T0_NS + at * MS for at in range(9)]
     stage = task(end_ns=T0_NS + NS_PER_S, batch=batch, due=due, takes_ns=NS_PER_S, answers=[CancelledError()])
     stage.cancellation.cancel()
@@ -41,14 +41,14 @@ def test_what_a_cancellation_ends_was_begun_and_is_counted_once_as_cut_short(bat
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_task_begins_nothing_more_once_the_run_is_cut_even_where_the_span_has_no_end(batch: int) -> None:
+def test_a_task_begins_nothing_after_a_cut_even_if_the_span_has_no_end(batch: int) -> None:
     stage = task(batch=batch, answers=[CancelledError()])
     stage.cancellation.cancel()
     assert len(stage.run()) == stage.record.issued == batch
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_task_that_is_cancelled_while_it_waits_for_a_client_says_what_it_did_not_send(batch: int) -> None:
+def test_a_task_that_is_cancelled_at_checkout_counts_what_it_did_not_send(batch: int) -> None:
     due = [T0_NS + at * MS for at in range(9)]
     stage = task(end_ns=T0_NS + NS_PER_S, batch=batch, due=due)
     stage.pool.before = cancelled
@@ -57,7 +57,7 @@ def test_a_task_that_is_cancelled_while_it_waits_for_a_client_says_what_it_did_n
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_task_that_is_cancelled_before_an_operation_is_due_says_what_it_did_not_send(
+def test_a_task_that_is_cancelled_between_operations_counts_what_it_did_not_send(
     monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     due = [T0_NS + 500 * MS + at * MS for at in range(9)]
@@ -67,7 +67,7 @@ def test_a_task_that_is_cancelled_before_an_operation_is_due_says_what_it_did_no
     assert (stage.record.issued, stage.record.unsent) == (0, 9)
 
 
-def test_a_task_that_is_cancelled_before_the_start_says_what_it_did_not_send(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_is_cancelled_before_the_start_counts_what_it_did_not_send(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = task(end_ns=T0_NS + NS_PER_S, due=[T0_NS + at * MS for at in range(9)])
     stage.now_ns = T0_NS - NS_PER_S
     monkeypatch.setattr(stage, "sleep_in_a_task", cancelled_in_a_task)
@@ -75,7 +75,7 @@ def test_a_task_that_is_cancelled_before_the_start_says_what_it_did_not_send(mon
     assert (stage.record.issued, stage.record.unsent) == (0, 9)
 
 
-def test_an_instance_that_is_free_at_once_is_taken_without_a_coroutine_and_was_not_waited_for() -> None:
+def test_a_free_instance_is_taken_without_a_coroutine_and_without_a_wait() -> None:
     stage = task(quota=2)
 
     def take() -> Any:
@@ -90,7 +90,7 @@ def test_an_instance_that_is_free_at_once_is_taken_without_a_coroutine_and_was_n
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("due", [None, [T0_NS] * 900])
-def test_a_task_whose_operations_fail_at_once_leaves_the_loop_to_a_task_that_can_work(
+def test_a_task_whose_operations_fail_at_once_does_not_starve_other_tasks(
     monkeypatch: pytest.MonkeyPatch, batch: int, due: list[int] | None
 ) -> None:
     failing = task(quota=900, batch=batch, due=due, takes_ns=0, answers=[redis.ConnectionError("no connection free")])

@@ -93,14 +93,14 @@ class Hosted:
         return self.outcomes.number(Failure(False, "CutShort", 0))
 
 
-def test_a_host_that_was_never_opened_has_nothing_to_close() -> None:
+def test_a_runner_that_was_never_opened_has_nothing_to_close() -> None:
     host = Hosted(NOWHERE).host
     host.cut()
     host.close()
     assert not host.is_alive
 
 
-def test_its_loop_has_one_thread_which_ends_when_it_is_closed(valkey: Server) -> None:
+def test_a_runner_has_one_thread_which_ends_when_it_is_closed(valkey: Server) -> None:
     hosted = Hosted(Target(url=valkey.url), tasks=3, client_instances_per_pool=2)
     assert len(hosted.host.open(quiet)) == 2
     assert [thread.daemon for thread in threading.enumerate() if thread.name == "pool 7"] == [True]
@@ -116,7 +116,7 @@ def test_its_loop_has_one_thread_which_ends_when_it_is_closed(valkey: Server) ->
     assert not [thread for thread in threading.enumerate() if thread.name == "pool 7"]
 
 
-def test_a_cut_ends_tasks_that_wait_for_a_reply_and_for_a_client(valkey: Server) -> None:
+def test_a_cut_ends_tasks_that_wait_for_a_reply_or_for_a_client(valkey: Server) -> None:
     asking = valkey.client()
     hosted = Hosted(Target(url=valkey.url), (0, ("BLPOP", b"nothing", b"0"), 30, None), tasks=3)
     hosted.host.open(quiet)
@@ -146,7 +146,7 @@ def test_a_cut_ends_a_connect_and_a_long_backoff(silent_server: SocketServer, re
     hosted.host.close()
 
 
-def test_a_cancellation_that_is_lost_on_its_way_is_repeated(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancellation_that_a_task_swallows_is_repeated(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[str] = []
 
     async def stubborn(_: TaskContext) -> None:
@@ -165,7 +165,7 @@ def test_a_cancellation_that_is_lost_on_its_way_is_repeated(valkey: Server, monk
     hosted.host.close()
 
 
-def test_closing_ends_tasks_that_nobody_has_cut_and_connections_that_are_still_to_be_opened(
+def test_closing_ends_running_tasks_and_connection_attempts(
     silent_server: SocketServer,
 ) -> None:
     hosted = Hosted(Target(url=silent_server.url))
@@ -178,7 +178,7 @@ def test_closing_ends_tasks_that_nobody_has_cut_and_connections_that_are_still_t
     assert all(future.done() for future in futures)
 
 
-def test_prewarming_opens_every_connection_and_leaves_them_to_the_pool(valkey: Server) -> None:
+def test_prewarming_opens_every_connection_and_returns_it_to_the_pool(valkey: Server) -> None:
     asking = valkey.client()
     asking.ping()
     hosted = Hosted(Target(url=valkey.url), client_instances_per_pool=3, max_connections=7)
@@ -197,7 +197,7 @@ def test_prewarming_opens_every_connection_and_leaves_them_to_the_pool(valkey: S
     assert (kinds.count("opened"), kinds.count("closed"), kinds.count("dropped")) == (21, 21, 0)
 
 
-def test_a_loop_that_cannot_be_made_raises_in_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_loop_that_cannot_be_created_raises_in_open(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: LoopRecord) -> asyncio.AbstractEventLoop:
         raise OSError("too many files")
 
@@ -208,7 +208,7 @@ def test_a_loop_that_cannot_be_made_raises_in_open(monkeypatch: pytest.MonkeyPat
     host.close()
 
 
-def test_the_loop_waits_for_what_is_due_soon_as_long_as_it_takes_and_not_for_whole_milliseconds(
+def test_the_loop_wakes_to_the_microsecond_and_not_to_the_millisecond(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waited_s: list[float] = []
@@ -233,7 +233,7 @@ def test_the_loop_waits_for_what_is_due_soon_as_long_as_it_takes_and_not_for_who
     assert len(waited_s) > 1
 
 
-def test_a_socket_that_becomes_readable_ends_a_wait_that_was_to_be_short() -> None:
+def test_a_readable_socket_ends_a_short_wait() -> None:
     async def read() -> float:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -254,7 +254,7 @@ def test_a_socket_that_becomes_readable_ends_a_wait_that_was_to_be_short() -> No
         assert min(runner.run(read()) for _ in range(3)) < 0.08
 
 
-def test_a_turn_is_as_long_as_its_callbacks_take_and_no_wait_is_in_any(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_loop_turn_is_the_time_of_its_callbacks_without_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     passed_ns = [1_000]
 
     def work(ns: int) -> None:
@@ -277,7 +277,7 @@ def test_a_turn_is_as_long_as_its_callbacks_take_and_no_wait_is_in_any(monkeypat
     assert turns.take().tolist() == [[1_000, 0], [504_000, 3_000], [1_008_000, 4_000]]
 
 
-def test_a_host_shows_the_turns_of_its_loop(valkey: Server) -> None:
+def test_a_runner_reports_the_turns_of_its_loop(valkey: Server) -> None:
     hosted = Hosted(Target(url=valkey.url), tasks=2)
     [record] = hosted.host.loops
     hosted.host.open(quiet)

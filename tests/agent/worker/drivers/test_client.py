@@ -35,7 +35,7 @@ def _each_driver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(NEW, "driver", request.param)
 
 
-def test_an_operation_is_recorded_with_all_that_it_took() -> None:
+def test_a_row_has_the_times_and_the_bytes_of_its_operation() -> None:
     stage = Stage(quota=2, operations=iter([GET, SET]), answers=[b"value", True])
     stage.checkout_takes_ns = 3 * MS
     assert stage.run() == [
@@ -46,13 +46,13 @@ def test_an_operation_is_recorded_with_all_that_it_took() -> None:
     assert (stage.record.issued, stage.record.unsent, stage.record.transactions) == (2, 0, 0)
 
 
-def test_nothing_begins_before_the_start() -> None:
+def test_no_operation_begins_before_the_start() -> None:
     stage = Stage(quota=1)
     stage.now_ns = T0_NS - 3600 * NS_PER_S
     assert stage.run() == [Row(10 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 0)]
 
 
-def test_in_a_closed_loop_nothing_begins_at_or_after_the_end_and_what_began_is_finished() -> None:
+def test_in_a_closed_loop_no_operation_begins_after_the_end_and_the_last_one_finishes() -> None:
     stage = Stage(end_ns=T0_NS + 25 * MS)
     assert [row.ended_ns for row in stage.run()] == [10 * MS, 20 * MS, 30 * MS]
     assert (stage.record.issued, stage.record.unsent) == (3, 0)
@@ -60,7 +60,7 @@ def test_in_a_closed_loop_nothing_begins_at_or_after_the_end_and_what_began_is_f
     assert [row.ended_ns for row in stage.run()] == [10 * MS, 20 * MS]
 
 
-def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then() -> None:
+def test_an_operation_is_sent_when_it_is_due_and_its_lag_counts_from_then() -> None:
     due = [T0_NS + at for at in (0, 50 * MS, 55 * MS, 60 * MS)]
     rows = Stage(end_ns=T0_NS + NS_PER_S, due=due).run()
     assert [(row.ended_ns // MS, row.service_ns // MS, row.lag_ns // MS) for row in rows] == [
@@ -71,21 +71,21 @@ def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then()
     ]
 
 
-def test_what_a_slow_target_kept_from_being_sent_is_counted_as_unsent() -> None:
+def test_operations_that_a_slow_target_delays_beyond_the_end_count_as_unsent() -> None:
     due = [T0_NS + at * 10 * MS for at in range(10)]
     stage = Stage(end_ns=T0_NS + 100 * MS, due=due, takes_ns=60 * MS)
     assert len(stage.run()) == stage.record.issued == 2
     assert stage.record.unsent == 8
 
 
-def test_a_long_wait_for_a_client_is_kept_even_when_it_led_to_nothing() -> None:
+def test_a_long_wait_for_a_client_is_recorded_even_without_an_operation() -> None:
     stage = Stage(end_ns=T0_NS + 10 * MS)
     stage.checkout_takes_ns = 15 * MS
     assert stage.run() == [Row(15 * MS, WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, 15 * MS)]
     assert stage.record.issued == 0
 
 
-def test_no_wait_that_led_to_nothing_is_no_row() -> None:
+def test_without_a_wait_and_an_operation_there_is_no_row() -> None:
     assert Stage(end_ns=T0_NS).run() == []
 
 
@@ -98,7 +98,7 @@ def test_no_wait_that_led_to_nothing_is_no_row() -> None:
         (ValueError("odd"), False, "ValueError", 0),
     ],
 )
-def test_an_operation_that_was_not_done_is_recorded_as_such_and_the_next_one_follows(
+def test_a_failed_operation_is_recorded_and_the_next_one_follows(
     error: Exception, replied: bool, name: str, bytes_in: int
 ) -> None:
     stage = Stage(quota=3, answers=[b"value", error, b"value"])
@@ -108,7 +108,7 @@ def test_an_operation_that_was_not_done_is_recorded_as_such_and_the_next_one_fol
     assert stage.record.issued == 3
 
 
-def test_what_fails_after_cancellation_was_cut_short_but_an_error_reply_stays_one() -> None:
+def test_a_failure_after_cancellation_is_cut_short_but_an_error_reply_stays_an_error() -> None:
     for error, replied, name in (
         (redis.ConnectionError("we shut it down"), False, "CutShort"),
         (redis.ResponseError("ERR no"), True, "ERR"),
@@ -127,7 +127,7 @@ def timeouts(stage: on_stage.Stage, waited_ns: int) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_operations_that_got_no_client_failed_and_took_nothing_on_the_wire(batch: int) -> None:
+def test_operations_without_a_client_fail_and_have_no_bytes(batch: int) -> None:
     stage = Stage(quota=2 * batch, batch=batch)
     stage.pool.before = timeouts(stage, 20 * MS)
     kind = stage.kind(0, False, "CheckoutTimeout")
@@ -140,7 +140,7 @@ def test_operations_that_got_no_client_failed_and_took_nothing_on_the_wire(batch
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_nobody_tries_to_get_a_client_again_after_the_end(batch: int) -> None:
+def test_no_worker_asks_for_a_client_after_the_end(batch: int) -> None:
     stage = Stage(end_ns=T0_NS + 50 * MS, batch=batch)
     stage.pool.before = timeouts(stage, 20 * MS)
     assert len(stage.run()) == stage.record.issued == 3 * batch
@@ -148,7 +148,7 @@ def test_nobody_tries_to_get_a_client_again_after_the_end(batch: int) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_what_was_due_when_nobody_got_a_client_any_more_is_unsent(batch: int) -> None:
+def test_operations_that_are_due_after_the_last_checkout_are_unsent(batch: int) -> None:
     due = [T0_NS + at * 5 * MS for at in range(10)]
     stage = Stage(end_ns=T0_NS + 50 * MS, batch=batch, due=due)
     stage.pool.before = timeouts(stage, 30 * MS)
@@ -158,7 +158,7 @@ def test_what_was_due_when_nobody_got_a_client_any_more_is_unsent(batch: int) ->
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_thread_that_is_woken_by_the_end_leaves_and_says_what_it_did_not_send(batch: int) -> None:
+def test_a_worker_that_the_end_wakes_counts_what_it_did_not_send(batch: int) -> None:
     def cut(checkout: int) -> None:
         if checkout == 2:
             raise CutShort("the run is over")
@@ -175,7 +175,7 @@ def test_a_thread_that_is_woken_by_the_end_leaves_and_says_what_it_did_not_send(
 # Batches
 
 
-def test_a_pipeline_is_one_round_trip_that_each_of_its_operations_took() -> None:
+def test_each_operation_of_a_pipeline_has_the_time_of_its_round_trip() -> None:
     stage = Stage(quota=5, batch=3, operations=iter([GET, SET, GET, SET, GET]), answers=[[b"a", True, None]])
     stage.answers = [[b"a", True, b"ccc"], [True, b""]]
     stage.checkout_takes_ns = 2 * MS
@@ -190,7 +190,7 @@ def test_a_pipeline_is_one_round_trip_that_each_of_its_operations_took() -> None
     assert (stage.record.issued, stage.record.transactions) == (5, 0)
 
 
-def test_a_transaction_counts_multi_and_exec_once_and_queued_for_each() -> None:
+def test_a_transaction_counts_multi_and_exec_once_and_queued_for_each_command() -> None:
     stage = Stage(quota=2, batch=2, transaction=True, operations=iter([GET, SET]), answers=[[b"a", True]])
     rows = stage.run()
     assert [row.bytes_out for row in rows] == [22 + MULTI_EXEC_REQUEST_BYTES, 33]
@@ -198,7 +198,7 @@ def test_a_transaction_counts_multi_and_exec_once_and_queued_for_each() -> None:
     assert (stage.record.issued, stage.record.transactions) == (2, 1)
 
 
-def test_an_error_within_a_transaction_was_queued_all_the_same_but_not_one_that_ended_it() -> None:
+def test_an_error_inside_exec_includes_a_queued_reply_and_an_aborted_transaction_does_not() -> None:
     wrong = redis.ResponseError("WRONGTYPE no")
     reply_bytes = len("-WRONGTYPE no\r\n")
     stage = Stage(quota=2, batch=2, transaction=True, answers=[[wrong, b"a"]])
@@ -210,32 +210,32 @@ def test_an_error_within_a_transaction_was_queued_all_the_same_but_not_one_that_
     assert [row.bytes_in for row in stage.run()] == [reply_bytes, reply_bytes]
 
 
-def test_a_transaction_of_one_is_still_a_transaction() -> None:
+def test_a_transaction_of_one_command_is_a_transaction() -> None:
     stage = Stage(quota=2, transaction=True, answers=[[b"a"]])
     assert len(stage.run()) == 2
     assert stage.record.transactions == 2
 
 
-def test_in_a_batch_an_error_is_that_of_its_own_operation() -> None:
+def test_in_a_batch_an_error_belongs_to_its_own_operation() -> None:
     replies = [b"a", redis.ResponseError("WRONGTYPE no"), b"c"]
     stage = Stage(quota=3, batch=3, answers=[replies])
     assert [row.kind for row in stage.run()] == [0, stage.kind(0, True, "WRONGTYPE"), 0]
 
 
-def test_a_batch_that_ends_without_replies_failed_as_a_whole() -> None:
+def test_a_batch_without_replies_fails_as_a_whole() -> None:
     stage = Stage(quota=3, batch=3, operations=iter([GET, SET, GET]), answers=[redis.ConnectionError("gone")])
     rows = stage.run()
     assert [row.kind for row in rows] == [stage.kind(row, False, "ConnectionError") for row in (0, 1, 0)]
     assert [row.bytes_in for row in rows] == [0, 0, 0]
 
 
-def test_a_batch_is_sent_when_its_last_operation_is_due_and_each_lag_is_from_its_own_time() -> None:
+def test_a_batch_is_sent_with_its_last_operation_and_each_lag_counts_from_its_own_due_time() -> None:
     due = [T0_NS + at * MS for at in (0, 10, 20, 30)]
     stage = Stage(end_ns=T0_NS + NS_PER_S, due=due, batch=3, takes_ns=5 * MS, answers=[[b""] * 3, [b""]])
     assert [(row.ended_ns // MS, row.lag_ns // MS) for row in stage.run()] == [(25, 20), (25, 10), (25, 0), (35, 0)]
 
 
-def test_a_batch_that_the_end_overtakes_is_not_sent_at_all() -> None:
+def test_a_batch_that_is_not_complete_at_the_end_is_not_sent() -> None:
     due = [T0_NS + at * 10 * MS for at in range(6)]
     stage = Stage(end_ns=T0_NS + 55 * MS, due=due, batch=3, takes_ns=50 * MS, answers=[[b""] * 3])
     assert len(stage.run()) == stage.record.issued == 3
@@ -243,7 +243,7 @@ def test_a_batch_that_the_end_overtakes_is_not_sent_at_all() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_row_keeps_what_its_turn_says_of_its_stage(batch: int) -> None:
+def test_a_row_has_the_stage_of_its_turn(batch: int) -> None:
     in_third = Turn((WHENEVER,) * batch, 2)
     stage = Stage(batch=batch, answers=[b"value"] if batch == 1 else [[b"value"] * 2])
     stage.worker.pacer.turns = lambda: iter([in_third] * 3)  # type: ignore[method-assign]
@@ -251,7 +251,7 @@ def test_a_row_keeps_what_its_turn_says_of_its_stage(batch: int) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> None:
+def test_an_operation_without_a_client_keeps_its_due_time(batch: int) -> None:
     due = [T0_NS + 5 * MS * number for number in range(2 * batch)]
     stage = Stage(quota=2 * batch, batch=batch, due=due)
     stage.pool.before = timeouts(stage, 20 * MS)
@@ -261,7 +261,7 @@ def test_an_operation_that_got_no_client_tells_when_it_was_due(batch: int) -> No
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_operations_that_fail_at_once_begin_a_millisecond_apart_in_a_closed_loop(batch: int) -> None:
+def test_in_a_closed_loop_operations_that_fail_at_once_begin_a_millisecond_apart(batch: int) -> None:
     stage = Stage(quota=3 * batch, batch=batch, takes_ns=0, answers=[redis.ConnectionError("gone")])
     assert [at_ns for at_ns, *_ in stage.run()][::batch] == [0, MS, 2 * MS]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,31 +15,13 @@ from common.plan.schema import Plan
 from common.serde import from_builtins
 from tests.agent.worker.metrics.test_wire_sizes_on_servers import KEYS, LUA, OTHER_FORMS, SHORT_TIMEOUTS, fill
 from tests.support.runs import wait_until
-from tests.support.servers import Server, start_server
+from tests.support.servers import Server, wire_bytes_of_others
 from tests.support.workers import whole_of
 
 OPERATIONS = 10
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with start_server() as started:
-        yield started
-
-
-def bytes_of_others(asking: redis.Redis) -> tuple[int, int]:
-    """(in, out) on the wire of the server, but for what it exchanged with the client that asks."""
-    with asking.pipeline() as at_one_moment:
-        at_one_moment.info("stats")
-        at_one_moment.client_info()
-        whole, mine = at_one_moment.execute()
-    return (
-        whole["total_net_input_bytes"] - int(mine["tot-net-in"]),
-        whole["total_net_output_bytes"] - int(mine["tot-net-out"]),
-    )
-
-
-def plan_of(server: Server, command: str, name: str, protocol: int, batch: dict[str, int]) -> Plan:
+def plan_of(valkey: Server, command: str, name: str, protocol: int, batch: dict[str, int]) -> Plan:
     entry: dict[str, Any] = {"command": command}
     if COMMANDS[name].template.count(Placeholder.IDS):
         entry = {"command": "XRANGE", "then": [entry]}
@@ -48,7 +29,7 @@ def plan_of(server: Server, command: str, name: str, protocol: int, batch: dict[
     if COMMANDS[name].key_type is KeyType.NUMBER and name != "INCRBYFLOAT":
         maximum = 2
     raw: dict[str, Any] = {
-        "target": {"url": server.url, "protocol": protocol},
+        "target": {"url": valkey.url, "protocol": protocol},
         "pools": [{"driver": "wire", "max_connections": 1, "connections": "prewarm"}],
         "workload": {
             "commands": [entry],
@@ -67,10 +48,10 @@ def difference(asking: redis.Redis, plan: Plan) -> str:
     run = WorkerRun(whole_of(plan))
     try:
         run.open(lambda *_: None)
-        before = bytes_of_others(asking)
+        before = wire_bytes_of_others(asking)
         _, collector = run.start(monotonic_ns())
         wait_until(lambda: not run.is_alive, "the loop ends")
-        after = bytes_of_others(asking)
+        after = wire_bytes_of_others(asking)
     finally:
         run.close()
     assert run.crash == ""
@@ -85,12 +66,12 @@ def difference(asking: redis.Redis, plan: Plan) -> str:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 10}], ids=str)
-def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
-    server: Server, protocol: int, batch: dict[str, int], monkeypatch: pytest.MonkeyPatch
+def test_every_command_has_the_computed_size_and_no_error(
+    valkey: Server, protocol: int, batch: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # There are many runs: each is to notice soon that it is over.
     monkeypatch.setattr("agent.worker.drivers.wire.event_loop._CHECK_EVERY_NS", 1_000_000)
-    asking, found = server.client(), []
+    asking, found = valkey.client(), []
     rows = [
         (name, SHORT_TIMEOUTS.get(name, name), row.key_type) for name, row in COMMANDS.items() if not row.subscribes
     ]
@@ -100,6 +81,6 @@ def test_every_row_takes_on_the_wire_what_we_say_and_is_no_error(
         if name == "ZSCAN":  # see agent/worker/metrics/wire_sizes.py on its fractions
             for number in range(1, KEYS + 1):
                 asking.zunionstore(f"stampede:{number}", {f"stampede:{number}": 0})
-        if wrong := difference(asking, plan_of(server, command, name, protocol, batch)):
+        if wrong := difference(asking, plan_of(valkey, command, name, protocol, batch)):
             found.append(f"{command}: {wrong}")
     assert found == []

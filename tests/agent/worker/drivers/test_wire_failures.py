@@ -5,11 +5,9 @@ In each of these, the operations of the load are those that the worker issued, a
 
 from __future__ import annotations
 
-import gc
 import os
-import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,23 +21,7 @@ from tests.support.runs import wait_until
 from tests.support.servers import Server, start_server
 from tests.support.workers import Reported, WorkerThread
 
-pytestmark = pytest.mark.usefixtures("_one_process", "no_leaks")
-
-
-@pytest.fixture
-def _one_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Worker and test share a process here: what it does to its process is undone, or not done."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # only a main thread may
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    gc.unfreeze()
-
-
-@pytest.fixture
-def worker(_leak_check_first: None) -> Iterator[WorkerThread]:
-    with WorkerThread() as running:
-        yield running
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 FOR_EVER = Load(duration_s=Seconds(3600))
@@ -91,7 +73,7 @@ def stopped(worker: WorkerThread) -> Reported:
 # One server
 
 
-def test_killed_connections_are_opened_again_and_lose_only_what_was_in_flight(
+def test_killed_connections_are_reopened_and_lose_only_operations_in_flight(
     valkey: Server, worker: WorkerThread
 ) -> None:
     told = valkey.client()
@@ -112,7 +94,7 @@ def test_killed_connections_are_opened_again_and_lose_only_what_was_in_flight(
 
 
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 7}, {"transaction": 3}], ids=str)
-def test_a_server_that_comes_back_is_loaded_again(valkey: Server, worker: WorkerThread, batch: dict[str, int]) -> None:
+def test_a_restarted_server_is_loaded_again(valkey: Server, worker: WorkerThread, batch: dict[str, int]) -> None:
     told = valkey.client()
     worker.began(plan_of(valkey.url, **batch))
     grows(lambda: calls_of(told))
@@ -128,9 +110,7 @@ def test_a_server_that_comes_back_is_loaded_again(valkey: Server, worker: Worker
     assert set(reported.all_commands.failures) <= {"ConnectionError", "handshake: ConnectionError"}
 
 
-def test_a_server_that_is_gone_for_good_does_not_keep_a_quota_from_its_end(
-    valkey: Server, worker: WorkerThread
-) -> None:
+def test_a_run_by_requests_ends_although_the_server_is_gone(valkey: Server, worker: WorkerThread) -> None:
     told = valkey.client()
     worker.began(plan_of(valkey.url, Load(requests=Count(600), rate_per_s=PerSecond(300)), 10))
     grows(lambda: calls_of(told), 50)
@@ -142,7 +122,7 @@ def test_a_server_that_is_gone_for_good_does_not_keep_a_quota_from_its_end(
     assert 50 <= commands.ok < 600
 
 
-def test_a_quota_ends_by_failures_alone(valkey: Server, worker: WorkerThread) -> None:
+def test_a_run_by_requests_ends_with_failures_alone(valkey: Server, worker: WorkerThread) -> None:
     worker.prepare(plan_of(valkey.url, of(300), 10))
     worker.hear(Prepared)
     valkey.kill()
@@ -153,7 +133,7 @@ def test_a_quota_ends_by_failures_alone(valkey: Server, worker: WorkerThread) ->
     assert reported.all_commands.ok == 0
 
 
-def test_a_rate_goes_on_over_a_server_that_is_gone_and_back(valkey: Server, worker: WorkerThread) -> None:
+def test_a_run_by_rate_continues_over_a_restart_of_the_server(valkey: Server, worker: WorkerThread) -> None:
     told = valkey.client()
     load = Load(duration_s=Seconds(2), rate_per_s=PerSecond(1000))
     worker.began(plan_of(valkey.url, load))
@@ -166,9 +146,7 @@ def test_a_rate_goes_on_over_a_server_that_is_gone_and_back(valkey: Server, work
     assert reported.all_commands.failures["ConnectionError"] > 0
 
 
-def test_a_server_that_hangs_is_timed_out_and_loaded_again_when_it_goes_on(
-    valkey: Server, worker: WorkerThread
-) -> None:
+def test_a_paused_server_times_out_and_is_loaded_again_when_it_resumes(valkey: Server, worker: WorkerThread) -> None:
     told = valkey.client()
     worker.began(plan_of(valkey.url, socket_timeout_s=Seconds(0.3), connections=3))
     grows(lambda: calls_of(told))
@@ -188,7 +166,7 @@ def test_a_server_that_hangs_is_timed_out_and_loaded_again_when_it_goes_on(
 
 
 @pytest.mark.parametrize("batch", [{}, {"pipeline": 5}], ids=str)
-def test_a_server_that_hangs_at_the_end_is_waited_for_no_longer_than_the_drain(
+def test_a_paused_server_delays_the_end_by_the_drain_only(
     valkey: Server, worker: WorkerThread, batch: dict[str, int]
 ) -> None:
     told = valkey.client()
@@ -205,7 +183,7 @@ def test_a_server_that_hangs_at_the_end_is_waited_for_no_longer_than_the_drain(
     assert reported.all_commands.failures in [{"CutShort": size * standing} for standing in range(1, 6)]
 
 
-def test_connections_that_the_server_has_no_room_for_are_tried_again_while_the_others_carry_the_load(
+def test_connections_beyond_maxclients_are_retried_while_others_carry_the_load(
     valkey: Server, worker: WorkerThread
 ) -> None:
     told = valkey.client()
@@ -222,9 +200,7 @@ def test_connections_that_the_server_has_no_room_for_are_tried_again_while_the_o
     assert reported.all_commands.ok == calls_of(told)
 
 
-def test_connections_that_the_server_never_has_room_for_are_reported_at_the_end(
-    valkey: Server, worker: WorkerThread
-) -> None:
+def test_connections_that_maxclients_never_admits_are_reported(valkey: Server, worker: WorkerThread) -> None:
     told = valkey.client()
     told.config_set("maxclients", 8)
     worker.began(plan_of(valkey.url, connections=20))
@@ -248,7 +224,7 @@ def test_a_thousand_connections_carry_load(valkey: Server, worker: WorkerThread)
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_pipelines_that_no_socket_takes_at_once_arrive_whole(
+def test_pipelines_larger_than_the_socket_buffer_arrive_whole(
     valkey: Server, worker: WorkerThread, verify: bool
 ) -> None:
     told = valkey.client()
@@ -260,7 +236,7 @@ def test_pipelines_that_no_socket_takes_at_once_arrive_whole(
     assert reported.pool.connections.drops == {}
 
 
-def test_a_password_a_database_and_an_old_protocol_are_redis_pys_business(
+def test_password_database_and_resp2_work_with_the_wire_driver(
     valkey_with_password: Server, worker: WorkerThread
 ) -> None:
     server = valkey_with_password
@@ -274,7 +250,7 @@ def test_a_password_a_database_and_an_old_protocol_are_redis_pys_business(
 # Sentinels, clusters
 
 
-def test_a_failover_behind_sentinels_is_followed(valkey_sentinel: SentinelGroup, worker: WorkerThread) -> None:
+def test_the_load_follows_a_sentinel_failover(valkey_sentinel: SentinelGroup, worker: WorkerThread) -> None:
     group = valkey_sentinel
     worker.began(plan_of(group.url, retry=Retry(retries=3)))
     old = group.primary
@@ -286,7 +262,7 @@ def test_a_failover_behind_sentinels_is_followed(valkey_sentinel: SentinelGroup,
     assert reported.pool.connections.reconnects >= 5
 
 
-def test_slots_that_move_under_load_cost_no_operation(shared_cluster: ClusterGroup, worker: WorkerThread) -> None:
+def test_slots_that_move_under_load_lose_no_operation(shared_cluster: ClusterGroup, worker: WorkerThread) -> None:
     group = shared_cluster
     source, to = group.primaries[:2]
     slots = [slot for node in group.nodes if node.port == source for served in node.slots for slot in served][:12]
@@ -311,7 +287,7 @@ def test_slots_that_move_under_load_cost_no_operation(shared_cluster: ClusterGro
     assert commands.ok == sum(calls_of(group.at(port)) for port in group.primaries) - before
 
 
-def test_a_primary_that_is_killed_is_replaced_and_the_others_go_on_meanwhile(
+def test_a_killed_primary_is_replaced_while_other_primaries_continue(
     valkey_cluster: ClusterGroup, worker: WorkerThread
 ) -> None:
     group = valkey_cluster
@@ -330,7 +306,7 @@ def test_a_primary_that_is_killed_is_replaced_and_the_others_go_on_meanwhile(
     assert set(commands.errors) <= {"CLUSTERDOWN"}
 
 
-def test_commands_of_which_redis_py_has_to_ask_where_their_keys_are_survive_that_nobody_answers(
+def test_commands_whose_keys_the_server_must_name_survive_the_loss_of_all_nodes(
     valkey_cluster: ClusterGroup, worker: WorkerThread
 ) -> None:
     group = valkey_cluster
@@ -344,7 +320,7 @@ def test_commands_of_which_redis_py_has_to_ask_where_their_keys_are_survive_that
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_a_failover_and_back_has_all_nodes_loaded_again(
+def test_all_nodes_are_loaded_again_after_a_failover_and_a_failback(
     valkey_cluster: ClusterGroup, worker: WorkerThread, verify: bool
 ) -> None:
     group = valkey_cluster
@@ -362,7 +338,7 @@ def test_a_failover_and_back_has_all_nodes_loaded_again(
 
 @pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize("pipeline", [1, 4])
-def test_a_rate_holds_in_a_cluster_that_lost_a_node(
+def test_other_nodes_keep_their_rate_when_a_cluster_loses_a_node(
     valkey_cluster: ClusterGroup, worker: WorkerThread, verify: bool, pipeline: int
 ) -> None:
     group = valkey_cluster
@@ -382,7 +358,7 @@ def test_a_rate_holds_in_a_cluster_that_lost_a_node(
 
 
 @pytest.mark.parametrize("verify", [False, True])
-def test_nodes_of_a_cluster_go_on_when_one_of_them_hangs(
+def test_other_nodes_continue_when_one_node_of_a_cluster_hangs(
     valkey_cluster: ClusterGroup, worker: WorkerThread, verify: bool
 ) -> None:
     group = valkey_cluster

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from agent.worker.metrics.rows import COUNT, legs_of
-from agent.worker.pacing.pacer import WHENEVER, Turn
 from common.plan.schema import Load, Stage
 from common.plan.timeline import timeline
 from common.units import NS_PER_S, Count, PerSecond, Seconds
@@ -47,7 +46,7 @@ def test_each_operation_belongs_to_the_leg_in_which_it_began(batch: int) -> None
     assert len(found) == stage.record.issued
 
 
-def test_a_warmup_before_a_number_of_requests_is_not_counted_among_them() -> None:
+def test_warmup_operations_do_not_count_as_requests() -> None:
     load = Load(requests=Count(7), warmup_s=Seconds(1))
     stage = WireStage(load=load, block=30)
     stage.begin()
@@ -59,16 +58,7 @@ def test_a_warmup_before_a_number_of_requests_is_not_counted_among_them() -> Non
     assert legs(stage, load) == [0] * 10 + [1] * 7
 
 
-def test_a_closed_leg_deals_its_turns_without_being_asked_for_each() -> None:
-    stage = WireStage(load=CLOSED_OPEN_CLOSED, block=30)
-    stage.begin()
-    stage.hear(OK, after_ns=MS)
-    assert stage.connection().is_steady
-    assert stage.router.steady_turn == Turn((WHENEVER,), 0)
-    assert stage.worker.steady_until_ns == T0_NS + NS_PER_S
-
-
-def test_an_end_that_moves_into_a_closed_leg_is_obeyed() -> None:
+def test_an_earlier_end_inside_a_closed_leg_is_obeyed() -> None:
     stage = WireStage(load=CLOSED_OPEN_CLOSED, end_ns=T0_NS + 3 * NS_PER_S, block=30)
     stage.begin()
     stage.hear(OK, after_ns=MS)

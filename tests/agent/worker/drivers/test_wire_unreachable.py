@@ -62,7 +62,9 @@ def ended(stage: WireStage) -> tuple[int, dict[str, int]]:
 @PLAIN
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("what", ["a node is down", "no node"])
-def test_in_an_open_loop_what_cannot_be_sent_fails_when_it_is_due(is_plain: bool, batch: int, what: str) -> None:
+def test_in_an_open_loop_an_operation_without_a_node_fails_when_it_is_due(
+    is_plain: bool, batch: int, what: str
+) -> None:
     slots = SLOTS if what == "a node is down" else GAPS
     stage = WireStage(
         alternating(), slots=slots, due=every(1, 400), end_ns=T0_NS + 1000 * MS, batch=batch, is_plain=is_plain
@@ -84,7 +86,7 @@ def test_in_an_open_loop_what_cannot_be_sent_fails_when_it_is_due(is_plain: bool
 
 @PLAIN
 @pytest.mark.parametrize("what", ["a node is down", "no node"])
-def test_a_quota_counts_what_cannot_be_sent(is_plain: bool, what: str) -> None:
+def test_operations_without_a_node_count_as_requests(is_plain: bool, what: str) -> None:
     slots = SLOTS if what == "a node is down" else GAPS
     stage = WireStage(alternating(), slots=slots, quota=300, is_plain=is_plain)
     if slots is SLOTS:
@@ -98,7 +100,7 @@ def test_a_quota_counts_what_cannot_be_sent(is_plain: bool, what: str) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_in_a_closed_loop_as_much_fails_as_belongs_to_what_the_others_do(batch: int) -> None:
+def test_in_a_closed_loop_operations_without_a_node_fail_in_proportion(batch: int) -> None:
     stage = WireStage(alternating(), slots=GAPS, batch=batch, connections=2, block=64)
     stage.begin()
     for _ in range(1000):
@@ -109,7 +111,7 @@ def test_in_a_closed_loop_as_much_fails_as_belongs_to_what_the_others_do(batch: 
 
 
 @PLAIN
-def test_in_a_closed_loop_without_any_node_something_fails_now_and_then(is_plain: bool) -> None:
+def test_in_a_closed_loop_without_any_node_operations_fail_slowly(is_plain: bool) -> None:
     stage = WireStage(alternating(), slots=SLOTS, is_plain=is_plain)
     stage.begin()
     hear_all(stage)
@@ -124,7 +126,7 @@ def test_in_a_closed_loop_without_any_node_something_fails_now_and_then(is_plain
 
 
 @PLAIN
-def test_operations_that_were_due_while_a_node_hangs_wait_for_it_alone_and_fail_with_it(is_plain: bool) -> None:
+def test_operations_of_a_hanging_node_wait_and_fail_without_delaying_others(is_plain: bool) -> None:
     stage = WireStage(
         alternating(), slots=SLOTS, due=every(1, 300), end_ns=T0_NS + 1000 * MS, timeout_ns=100 * MS, is_plain=is_plain
     )
@@ -153,7 +155,7 @@ def test_operations_that_were_due_while_a_node_hangs_wait_for_it_alone_and_fail_
     assert len(stage.sock(there).commands()) - before > 30
 
 
-def test_what_waits_for_a_busy_node_at_the_end_was_never_sent() -> None:
+def test_operations_that_wait_for_a_busy_node_at_the_end_are_unsent() -> None:
     stage = WireStage(alternating(), slots=SLOTS, due=every(1, 100), end_ns=T0_NS + 90 * MS)
     stage.begin()
     here, there = stage.connection(HERE), stage.connection(THERE)
@@ -170,7 +172,7 @@ def test_what_waits_for_a_busy_node_at_the_end_was_never_sent() -> None:
     assert abs(stage.record.unsent - 44) < 10
 
 
-def test_a_server_that_cannot_be_reached_costs_what_is_due_and_no_more() -> None:
+def test_an_unreachable_server_fails_only_the_operations_that_are_due() -> None:
     stage = WireStage(due=every(10, 50), end_ns=T0_NS + 1000 * MS)
     refuse(stage, stage.connection())
     with stage.clock():
@@ -186,7 +188,7 @@ def test_a_server_that_cannot_be_reached_costs_what_is_due_and_no_more() -> None
     assert stage.record.issued == 50
 
 
-def test_a_node_that_says_that_nobody_serves_a_slot_has_the_topology_read() -> None:
+def test_the_topology_is_read_when_a_node_reports_an_unserved_slot() -> None:
     stage = WireStage(alternating(), slots=SLOTS)
     stage.begin()
     stage.hear(b"-CLUSTERDOWN Hash slot not served\r\n", of=stage.connection(HERE))
@@ -203,7 +205,7 @@ STEPS = st.sampled_from(["pass", "pass", "hear", "hear", "lose", "refuse", "open
     batch=st.integers(1, 3),
     load=st.sampled_from(["open", "quota", "legs"]),
 )
-def test_whatever_happens_each_operation_that_was_due_is_done_or_fails_or_was_never_sent_and_is_what_was_drawn(
+def test_every_due_operation_is_done_or_fails_or_is_unsent_whatever_happens(
     steps: list[str], is_plain: bool, batch: int, load: str
 ) -> None:
     given_load: dict[str, Any] = {"open": {"due": every(3, 120)}, "quota": {"quota": 100}, "legs": {}}[load]

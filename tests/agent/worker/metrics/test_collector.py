@@ -75,7 +75,7 @@ def counts(intervals: tuple[IntervalMetrics, ...]) -> dict[int, int]:
     return {interval.first: interval.operations for interval in intervals}
 
 
-def test_connections_that_open_before_a_share_is_taken_over_belong_to_its_begin() -> None:
+def test_connections_that_open_before_a_takeover_count_at_its_begin() -> None:
     log = EventLog()
     log.opened(T0 + NS_PER_S // 2, None, log.number())
     group = CollectedGroup("one", [], [log], begin_ns=T0 + 2 * NS_PER_S)
@@ -83,7 +83,7 @@ def test_connections_that_open_before_a_share_is_taken_over_belong_to_its_begin(
     assert group.keys(T0, PLAIN) == {(2, 0)}
 
 
-def test_each_second_is_reported_once_and_a_quiet_one_too() -> None:
+def test_each_second_is_reported_once_even_without_operations() -> None:
     process = Process()
     process.complete(0.5)
     process.complete(2.5)
@@ -93,14 +93,14 @@ def test_each_second_is_reported_once_and_a_quiet_one_too() -> None:
     assert process.collector.collect_rest(2) == (2, ())
 
 
-def test_several_seconds_may_be_reported_at_once() -> None:
+def test_several_seconds_can_be_reported_at_once() -> None:
     process = Process()
     process.complete(0.5)
     process.complete(2.5)
     assert counts(process.collector.collect(3)) == {0: 1, 1: 0, 2: 1, 3: 0}
 
 
-def test_what_completed_in_a_second_still_in_flight_waits_for_its_end() -> None:
+def test_operations_of_an_unfinished_second_wait_for_its_end() -> None:
     process = Process()
     process.complete(0.9)
     process.complete(1.01)
@@ -109,7 +109,7 @@ def test_what_completed_in_a_second_still_in_flight_waits_for_its_end() -> None:
     assert counts(process.collector.collect(1)) == {1: 2}
 
 
-def test_what_was_recorded_late_belongs_to_the_second_in_which_it_completed() -> None:
+def test_a_late_row_counts_in_the_second_in_which_it_completed() -> None:
     process = Process()
     process.collector.collect(0)
     process.complete(0.999)
@@ -120,7 +120,7 @@ def test_what_was_recorded_late_belongs_to_the_second_in_which_it_completed() ->
     assert late.pools["one"].connections.open_peak == 0
 
 
-def test_a_thread_blocked_over_several_seconds_is_counted_once_when_it_comes_back() -> None:
+def test_an_operation_that_takes_several_seconds_counts_once_at_its_end() -> None:
     process = Process(threads=2)
     process.records[0].issued += 1
     for second in range(4):
@@ -132,7 +132,7 @@ def test_a_thread_blocked_over_several_seconds_is_counted_once_when_it_comes_bac
     assert process.collector.issued == process.collector.counted == 5
 
 
-def test_the_rest_reaches_to_the_last_thing_that_happened() -> None:
+def test_the_last_report_reaches_to_the_last_event() -> None:
     process = Process()
     process.complete(0.5)
     process.complete(7.5)
@@ -141,12 +141,12 @@ def test_the_rest_reaches_to_the_last_thing_that_happened() -> None:
     assert counts(intervals) == {second: int(second in (0, 7)) for second in range(8)}
 
 
-def test_the_rest_reaches_to_the_end_of_the_load_when_nothing_happened() -> None:
+def test_the_last_report_reaches_to_the_end_of_the_load_without_events() -> None:
     assert Process().collector.collect_rest(1)[0] == 1
     assert Process().collector.collect_rest(-1) == (-1, ())
 
 
-def test_what_was_issued_is_reported_in_the_last_second_in_which_anything_began() -> None:
+def test_issued_operations_are_reported_in_the_second_in_which_they_began() -> None:
     process = Process()
     process.complete(0.5)
     process.collector.collect(0)
@@ -156,7 +156,7 @@ def test_what_was_issued_is_reported_in_the_last_second_in_which_anything_began(
     assert {interval.first: interval.issued for interval in intervals} == {1: 2, 2: 0}
 
 
-def test_tallies_are_reported_once_even_if_nothing_else_is_left_to_say() -> None:
+def test_unsent_operations_are_reported_once_even_without_rows() -> None:
     process = Process()
     process.complete(0.5)
     process.collector.collect(1)
@@ -168,14 +168,14 @@ def test_tallies_are_reported_once_even_if_nothing_else_is_left_to_say() -> None
     assert process.collector.transactions == 2
 
 
-def test_what_came_before_the_start_belongs_to_the_first_second() -> None:
+def test_events_before_the_start_count_in_the_first_second() -> None:
     process = Process()
     process.open_connection(-0.5)
     (interval,) = process.collector.collect(0)
     assert interval.pools["one"].connections.opened == 1
 
 
-def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
+def test_each_second_has_its_own_peak_of_open_connections() -> None:
     process = Process()
     process.open_connection(-0.5)
     process.open_connection(1.5)
@@ -183,7 +183,7 @@ def test_the_peak_of_open_connections_is_that_of_each_second() -> None:
     assert peaks == [1, 2, 2]
 
 
-def test_the_skew_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
+def test_the_start_skew_is_the_lag_of_the_earliest_operation_and_not_of_a_wait() -> None:
     process = Process()
     process.records[0].add(Row(T0 + 5, WAIT_ONLY, bytes_out=0, bytes_in=0, wait_ns=5).packed())
     process.collector.collect(0)
@@ -195,7 +195,7 @@ def test_the_skew_is_that_of_the_earliest_operation_and_not_of_a_wait() -> None:
     assert process.collector.counted == 2
 
 
-def test_an_agent_whose_first_operation_is_due_late_is_not_off_by_that() -> None:
+def test_a_first_operation_that_is_due_late_adds_no_start_skew() -> None:
     process = Process(line=timeline(Load(duration_s=Seconds(3600), rate_per_s=PerSecond(2))))
     process.send(due_s=0.5, begin_s=0.500_004, end_s=0.501)
     process.send(due_s=1.5, begin_s=1.7, end_s=1.8)
@@ -203,7 +203,7 @@ def test_an_agent_whose_first_operation_is_due_late_is_not_off_by_that() -> None
     assert process.collector.start_skew_ns == 4000
 
 
-def test_a_closed_leg_that_begins_late_is_held_against_its_own_begin() -> None:
+def test_the_start_skew_of_a_closed_leg_counts_from_its_own_begin() -> None:
     pause = stage(2, 0.001)
     process = Process(line=timeline(Load(stages=(pause, stage(2)))))
     process.records[0].add(Row(T0 + 2 * NS_PER_S + 30, 0, 10, leg=1).packed())
@@ -215,7 +215,7 @@ def test_a_closed_leg_that_begins_late_is_held_against_its_own_begin() -> None:
     st.lists(st.tuples(st.floats(0, 6), st.integers(0, 2)), max_size=60),
     st.lists(st.integers(0, 5), max_size=4).map(sorted),
 )
-def test_every_operation_is_counted_once_whenever_it_is_collected(
+def test_every_operation_counts_once_whenever_it_is_collected(
     completed: list[tuple[float, int]], collections: list[int]
 ) -> None:
     process = Process(threads=3)
@@ -239,7 +239,7 @@ def test_every_operation_is_counted_once_whenever_it_is_collected(
     assert process.collector.counted == process.collector.issued == len(completed)
 
 
-def test_a_message_is_of_the_second_of_its_arrival_and_none_is_forgotten_after_the_end() -> None:
+def test_a_message_counts_in_the_second_of_its_arrival_even_after_the_end() -> None:
     process = Process()
     process.deliver(0.5)
     first = process.collector.collect(0)
@@ -251,7 +251,7 @@ def test_a_message_is_of_the_second_of_its_arrival_and_none_is_forgotten_after_t
     assert delivered == [(0, 1), (0, 1), (1, 0), (2, 1)]
 
 
-def test_each_second_tells_what_was_used_in_it_and_the_last_one_also_what_came_after_the_load() -> None:
+def test_each_second_has_its_cpu_time_and_the_last_one_includes_what_follows_the_load() -> None:
     process = Process()
     process.use(1, 0.5)
     process.use(1.05, 1)
@@ -265,7 +265,7 @@ def test_each_second_tells_what_was_used_in_it_and_the_last_one_also_what_came_a
     assert [one.core_share_max for one in told] == [0.5, 1.0, 0.0]
 
 
-def test_cpu_time_is_reported_even_if_nothing_else_is_left_to_say() -> None:
+def test_cpu_time_is_reported_even_without_rows() -> None:
     process = Process()
     process.use(1, 1)
     process.collector.collect(0)
@@ -275,7 +275,7 @@ def test_cpu_time_is_reported_even_if_nothing_else_is_left_to_say() -> None:
     assert (interval.generator.cpu_ns, interval.generator.watched_ns) == (5_000_000, 0)
 
 
-def test_a_turn_that_is_found_late_is_of_the_second_in_which_it_ended() -> None:
+def test_a_late_loop_turn_counts_in_the_second_in_which_it_ended() -> None:
     process = Process()
     process.turn(0.5, 1_000)
     first = process.collector.collect(0)
@@ -290,7 +290,7 @@ def test_a_turn_that_is_found_late_is_of_the_second_in_which_it_ended() -> None:
     assert (late.pools, late.generator.watched_ns) == ({}, 0)
 
 
-def test_rows_are_added_up_once_there_are_many_and_count_in_their_second_all_the_same() -> None:
+def test_many_rows_are_summed_early_and_still_count_in_their_second() -> None:
     process = Process()
     [record] = process.records
     process.complete(0.5)
@@ -319,7 +319,7 @@ def by_place(intervals: tuple[IntervalMetrics, ...]) -> dict[tuple[int, int], in
     return {(interval.first, interval.stage): interval.operations for interval in intervals}
 
 
-def test_a_second_in_which_a_stage_ends_makes_an_interval_of_each() -> None:
+def test_a_second_in_which_a_stage_ends_has_one_interval_per_stage() -> None:
     process = Process(line=STAGED)
     process.complete(1.4)
     process.complete(1.6)
@@ -327,7 +327,7 @@ def test_a_second_in_which_a_stage_ends_makes_an_interval_of_each() -> None:
     assert by_place(process.collector.collect(3)) == {(0, 0): 0, (1, 0): 2, (1, 1): 1, (2, 1): 0, (2, 2): 0, (3, 2): 0}
 
 
-def test_an_operation_sent_late_is_of_the_stage_in_which_it_was_due_and_of_the_second_in_which_it_ended() -> None:
+def test_a_late_operation_counts_in_the_stage_of_its_due_time_and_the_second_of_its_end() -> None:
     process = Process(line=STAGED)
     process.send(1.4, 2.7, 2.8)
     process.send(2.6, 2.7, 2.8)
@@ -338,7 +338,7 @@ def test_an_operation_sent_late_is_of_the_stage_in_which_it_was_due_and_of_the_s
     assert [interval.late for interval in found] == [0, 0, 0, 1, 0, 0]
 
 
-def test_who_waited_for_a_closed_stage_to_begin_has_no_response_time() -> None:
+def test_an_operation_that_waited_for_a_closed_stage_has_no_response_time() -> None:
     process = Process(line=STAGED)
     process.send(1.5, 1.5001, 1.6)
     [interval] = [part for part in process.collector.collect(1) if part.operations]
@@ -347,7 +347,7 @@ def test_who_waited_for_a_closed_stage_to_begin_has_no_response_time() -> None:
     assert (pool.send_lag.count, pool.commands["GET"].response.count, pool.commands["GET"].ok) == (0, 0, 1)
 
 
-def test_connection_events_count_once_and_in_the_stage_in_which_they_happened() -> None:
+def test_connection_events_count_once_in_the_stage_in_which_they_happened() -> None:
     process = Process(line=STAGED)
     for at_s in (0.5, 1.4, 1.6):
         process.open_connection(at_s)
@@ -358,7 +358,7 @@ def test_connection_events_count_once_and_in_the_stage_in_which_they_happened() 
     assert found[1, 1].open_peak == found[2, 0].open_peak == found[2, 1].open_peak == 3
 
 
-def test_what_is_unsent_is_reported_by_stage_and_once() -> None:
+def test_unsent_operations_are_reported_once_per_stage() -> None:
     process = Process(line=STAGED)
     process.complete(0.5)
     process.records[0].missed.update({0: 3, 2: 4})
@@ -371,7 +371,7 @@ def test_what_is_unsent_is_reported_by_stage_and_once() -> None:
     assert process.collector.collect_rest(3) == (3, ())
 
 
-def test_each_stage_has_the_cpu_time_and_the_turns_of_its_part_of_a_second() -> None:
+def test_each_stage_has_the_cpu_time_and_loop_turns_of_its_part_of_a_second() -> None:
     process = Process(line=STAGED)
     process.use(1.5, 0.2)
     process.use(0.6, 0.8)
@@ -391,7 +391,7 @@ def test_each_stage_has_the_cpu_time_and_the_turns_of_its_part_of_a_second() -> 
     st.lists(st.tuples(st.floats(0, 4), st.floats(0, 2), st.floats(0.001, 2)), max_size=40),
     st.lists(st.integers(0, 5), max_size=4).map(sorted),
 )
-def test_sums_over_stages_are_the_whole_however_late_and_however_often_it_is_collected(
+def test_stages_add_up_to_the_whole_whenever_they_are_collected(
     operations: list[tuple[float, float, float]], collections: list[int]
 ) -> None:
     process = Process(line=STAGED)
@@ -410,7 +410,7 @@ def test_sums_over_stages_are_the_whole_however_late_and_however_often_it_is_col
 
 
 @given(st.lists(st.tuples(st.floats(0, 4), st.floats(0, 2), st.floats(0.001, 2), st.booleans()), max_size=40))
-def test_it_makes_no_difference_when_rows_are_added_up(operations: list[tuple[float, float, float, bool]]) -> None:
+def test_the_result_does_not_depend_on_when_rows_are_summed(operations: list[tuple[float, float, float, bool]]) -> None:
     often, once = Process(line=STAGED), Process(line=STAGED)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agent.worker.metrics.collector._MANY", 1)

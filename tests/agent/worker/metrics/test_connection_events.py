@@ -13,7 +13,7 @@ def second_of(fold: ConnectionTally, log: EventLog) -> tuple[int, int]:
     return metrics.wanted, metrics.open_peak
 
 
-def test_a_log_is_taken_once() -> None:
+def test_events_of_a_log_are_taken_once() -> None:
     log = EventLog()
     log.opened(1, None, A)
     log.dropped(2, "timeout", A)
@@ -26,7 +26,7 @@ def test_a_log_is_taken_once() -> None:
     assert log.take() == []
 
 
-def test_what_happened_adds_up() -> None:
+def test_connection_events_add_up() -> None:
     log = EventLog()
     log.opened(10, None, A)
     log.opened(11, None, B)
@@ -58,14 +58,14 @@ def test_connections_that_stay_open_are_in_the_peak_of_every_second() -> None:
     assert fold.add_up([], is_late=False).open_peak == 1
 
 
-def test_what_comes_late_moves_the_count_and_leaves_the_peak_alone() -> None:
+def test_a_late_event_changes_the_count_and_not_the_peak() -> None:
     fold, log = ConnectionTally(), EventLog()
     log.opened(1, None, A)
     assert fold.add_up(log.take(), is_late=True) == ConnectionMetrics(opened=1)
     assert fold.add_up([], is_late=False).open_peak == 1
 
 
-def test_redirections_add_up_by_kind_and_changes_of_the_topology_beside_them() -> None:
+def test_redirections_add_up_by_kind_and_topology_changes_separately() -> None:
     log = EventLog()
     for at_ns, kind in enumerate(("MOVED", "ASK", "MOVED", "CLUSTERDOWN")):
         log.redirected(at_ns, kind)
@@ -74,7 +74,7 @@ def test_redirections_add_up_by_kind_and_changes_of_the_topology_beside_them() -
     assert metrics == ConnectionMetrics(redirects={"MOVED": 2, "ASK": 1, "CLUSTERDOWN": 1}, topology_refreshes=1)
 
 
-def test_a_client_wants_what_is_open_what_is_being_opened_and_what_failed_within_the_second() -> None:
+def test_wanted_connections_are_the_open_ones_the_opening_ones_and_those_that_failed_in_the_second() -> None:
     fold, log = ConnectionTally(), EventLog()
     log.tried(1, A)
     log.opened(2, None, A)
@@ -106,7 +106,7 @@ def test_a_connection_that_is_dropped_and_comes_back_is_one_connection() -> None
     assert fold.never_opened() == {}
 
 
-def test_what_never_opened_is_reported_by_the_last_cause() -> None:
+def test_a_connection_that_never_opened_is_reported_by_its_last_cause() -> None:
     fold, log = ConnectionTally(), EventLog()
     for which in (A, B, C):
         log.attempt_failed(1, "refused", which)
@@ -117,7 +117,7 @@ def test_what_never_opened_is_reported_by_the_last_cause() -> None:
     assert fold.never_opened() == {"maxclients": 2}
 
 
-def test_a_link_is_wanted_from_the_begin_until_its_node_is_gone() -> None:
+def test_a_wire_connection_is_wanted_from_the_start_until_its_node_is_gone() -> None:
     fold, log = ConnectionTally(), EventLog(of_links=True)
     assert log.number() is None
     for which in (A, B, C):
@@ -140,14 +140,14 @@ def test_a_link_is_wanted_from_the_begin_until_its_node_is_gone() -> None:
     assert fold.never_opened() == {"maxclients": 1}
 
 
-def test_a_link_that_no_attempt_came_to_an_end_for_is_pending() -> None:
+def test_a_wire_connection_without_a_finished_attempt_is_pending() -> None:
     fold, log = ConnectionTally(), EventLog(of_links=True)
     log.link_wanted(1, A)
     fold.add_up(log.take(), is_late=False)
     assert fold.never_opened() == {"pending": 1}
 
 
-def test_what_comes_late_leaves_the_gauge_of_what_is_wanted_alone() -> None:
+def test_a_late_event_does_not_change_the_number_of_wanted_connections() -> None:
     fold, log = ConnectionTally(), EventLog()
     log.tried(1, A)
     assert fold.add_up(log.take(), is_late=True).wanted == 0

@@ -48,7 +48,7 @@ def arrived(*messages: tuple[int, bytes]) -> DeliveryMetrics:
 
 
 @given(st.lists(rows, max_size=30), st.integers(0, 30))
-def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
+def test_each_message_counts_in_one_second_and_stage_whenever_it_is_collected(
     each: list[tuple[int, DeliveryEvent, int]], cut: int
 ) -> None:
     record = DeliveryRecord()
@@ -69,7 +69,7 @@ def test_each_message_is_in_one_second_and_stage_whenever_it_is_collected(
     assert merge_deliveries(released) == everything
 
 
-def test_a_message_of_this_run_is_delivered_and_its_time_is_from_its_sending_to_its_arrival() -> None:
+def test_the_latency_of_a_message_is_the_time_from_its_sending_to_its_arrival() -> None:
     metrics = arrived((0, HeaderWriter("run", "here", 1).write(BLANK, 40)))
     assert metrics == DeliveryMetrics(delivered=1, latency=Histogram.of(np.array([60])))
 
@@ -78,18 +78,18 @@ def test_a_message_of_another_host_is_delivered_but_not_timed() -> None:
     assert arrived((0, HeaderWriter("run", "there", 1).write(BLANK, 40))) == DeliveryMetrics(delivered=1)
 
 
-def test_a_time_below_zero_is_of_a_clock_that_is_not_ours() -> None:
+def test_a_negative_latency_is_not_recorded() -> None:
     assert arrived((0, HeaderWriter("run", "here", 1).write(BLANK, 101))) == DeliveryMetrics(delivered=1)
     record = DeliveryRecord()
     record.add(pack_delivery(T0, DeliveryEvent.DELIVERED, UNTIMED))
     assert add_up(record.take()) == DeliveryMetrics(delivered=1)
 
 
-def test_messages_of_others_are_counted_apart() -> None:
+def test_messages_of_other_runs_are_counted_separately() -> None:
     assert arrived((0, b"hello"), (0, HeaderWriter("other", "here", 1).write(BLANK, 1))) == DeliveryMetrics(foreign=2)
 
 
-def test_a_message_that_a_retry_sent_twice_is_delivered_once_on_each_connection() -> None:
+def test_a_message_that_a_retry_sent_twice_counts_once_per_connection() -> None:
     writer = HeaderWriter("run", "there", 1)
     first, second = writer.write(BLANK, 1), writer.write(BLANK, 1)
     metrics = arrived((0, first), (1, first), (0, first), (0, second), (1, second), (1, second))

@@ -55,7 +55,7 @@ class Watched:
         return [self.watch.release(place, late=False) for place in places]
 
 
-def test_what_was_used_at_a_border_lies_on_the_line_between_two_readings() -> None:
+def test_cpu_time_at_the_edge_of_a_second_is_interpolated_between_two_readings() -> None:
     process = Watched()
     process.used(-100 * MS, 7_000)
     process.used(100 * MS, 9_000)
@@ -65,7 +65,7 @@ def test_what_was_used_at_a_border_lies_on_the_line_between_two_readings() -> No
     assert [one.cpu_ns for one in process.through(1)] == [520_000 - 8_000, 80_000]
 
 
-def test_a_process_that_used_nothing_has_zeros_and_one_without_a_reading_too() -> None:
+def test_a_process_without_cpu_time_or_without_readings_has_zeros() -> None:
     nothing = GeneratorMetrics(watched_ns=NS_PER_S, hold_ups=HoldUps())
     assert Watched().through(1) == [nothing, nothing]
     process = Watched()
@@ -78,7 +78,7 @@ def test_a_process_that_used_nothing_has_zeros_and_one_without_a_reading_too() -
     st.sampled_from([PLAIN, STAGED]),
     st.integers(1, 4),
 )
-def test_all_that_was_used_is_reported_once_however_often_it_was_read(
+def test_all_cpu_time_is_reported_once_however_often_it_is_read(
     readings: list[tuple[int, int]], line: Timeline, steps: int
 ) -> None:
     process = Watched(line=line)
@@ -95,7 +95,7 @@ def test_all_that_was_used_is_reported_once_however_often_it_was_read(
     assert told + process.watch.rest() == used_ns
 
 
-def test_what_is_used_after_the_load_is_the_rest_and_no_share_of_a_core() -> None:
+def test_cpu_time_after_the_load_counts_and_adds_no_core_share() -> None:
     process = Watched()
     process.used(0, 0)
     process.used(800 * MS, 400 * MS)
@@ -105,7 +105,7 @@ def test_what_is_used_after_the_load_is_the_rest_and_no_share_of_a_core() -> Non
     assert process.watch.rest() == 100 * MS
 
 
-def test_a_moment_is_too_short_for_a_largest_share() -> None:
+def test_a_very_short_interval_has_no_largest_core_share() -> None:
     process = Watched()
     process.used(0, 0)
     process.used(10 * MS, 10 * MS)
@@ -113,7 +113,7 @@ def test_a_moment_is_too_short_for_a_largest_share() -> None:
     assert (found.busiest_cpu_ns, found.watched_ns, found.core_share_max) == (10 * MS, 10 * MS, 0.0)
 
 
-def test_the_busiest_loop_counts_and_the_turns_of_all_are_lag() -> None:
+def test_the_busiest_loop_is_reported_and_the_turns_of_all_loops_are_lag() -> None:
     process = Watched(loops=2)
     for at_ns, busy_ns, loop in ((10, 3, 0), (20, 4, 0), (30, 5, 1), (NS_PER_S, 9, 1), (NS_PER_S + 1, 2, 0)):
         process.turn(at_ns, busy_ns, loop)
@@ -123,14 +123,14 @@ def test_the_busiest_loop_counts_and_the_turns_of_all_are_lag() -> None:
 
 
 @pytest.mark.parametrize(("ended_ns", "busy_ns", "told"), [(-5, 3, []), (0, 3, []), (5, 3, [3]), (5, 8, [5])])
-def test_a_turn_counts_from_the_start_instant_on(ended_ns: int, busy_ns: int, told: list[int]) -> None:
+def test_a_loop_turn_counts_from_the_start_instant(ended_ns: int, busy_ns: int, told: list[int]) -> None:
     process = Watched()
     process.turn(ended_ns, busy_ns)
     [found] = process.through(0)
     assert (found.loop_lag.count, found.loop_lag.total) == (len(told), sum(told))
 
 
-def test_turns_are_of_the_stage_in_which_they_ended() -> None:
+def test_loop_turns_count_in_the_stage_in_which_they_ended() -> None:
     process = Watched(line=STAGED)
     process.turn(1499 * MS, 1)
     process.turn(1501 * MS, 2)
@@ -139,7 +139,7 @@ def test_turns_are_of_the_stage_in_which_they_ended() -> None:
     assert process.watch.keys() == set()
 
 
-def test_what_comes_late_brings_its_turns_and_no_time() -> None:
+def test_a_late_report_has_loop_turns_and_no_watched_time() -> None:
     process = Watched()
     process.through(0)
     process.turn(5, 3)
@@ -157,7 +157,7 @@ def held_up(process: Watched, last: int) -> list[HoldUps]:
     return [one.hold_ups for one in process.through(last) if one.hold_ups is not None]
 
 
-def test_what_a_quota_did_is_counted_from_the_start_instant_on_in_the_second_in_which_it_did() -> None:
+def test_cpu_throttling_counts_from_the_start_instant_in_the_second_in_which_it_happened() -> None:
     process = Watched()
     process.quota = QuotaReading(cores=0.1, periods=7, throttled_periods=5, throttled_ns=70, used_ns=900)
     process.used(-50 * MS, 0)
@@ -178,7 +178,7 @@ def test_what_a_quota_did_is_counted_from_the_start_instant_on_in_the_second_in_
     ]
 
 
-def test_a_quota_that_is_lifted_leaves_what_it_did_and_takes_nothing_back() -> None:
+def test_throttling_stays_counted_when_the_quota_is_removed() -> None:
     process = Watched()
     process.used(0, 0)
     process.counted(NS_PER_S, QuotaReading(0.5, 10, 4, 40, 900))
@@ -192,7 +192,7 @@ def test_a_quota_that_is_lifted_leaves_what_it_did_and_takes_nothing_back() -> N
     ("late_ns", "used_ns", "is_stall"),
     [(3 * NS_PER_S, 0, True), (250 * MS, 62 * MS, True), (250 * MS, 63 * MS, False), (249 * MS, 0, False)],
 )
-def test_a_process_that_came_back_late_and_used_no_cpu_stalled(late_ns: int, used_ns: int, is_stall: bool) -> None:
+def test_a_process_that_wakes_late_without_cpu_time_has_stalled(late_ns: int, used_ns: int, is_stall: bool) -> None:
     process = Watched()
     process.reported(1000 * MS)
     process.woke(1050 * MS + late_ns, used_ns=used_ns)
@@ -201,7 +201,7 @@ def test_a_process_that_came_back_late_and_used_no_cpu_stalled(late_ns: int, use
     assert max(one.stall_max_ns for one in found) == (late_ns if is_stall else 0)
 
 
-def test_a_stall_shows_in_every_second_that_it_touches_with_its_whole_length_and_its_begin() -> None:
+def test_each_second_of_a_stall_has_the_length_and_the_begin_of_the_stall() -> None:
     process = Watched()
     process.reported(1200 * MS)
     process.woke(3500 * MS, 0)
@@ -224,7 +224,7 @@ def test_a_stall_counts_from_the_start_instant_to_the_end_of_the_load() -> None:
     assert found == HoldUps(stalled_ns=700 * MS, stall_max_ns=1200 * MS, stall_at_ns=800 * MS)
 
 
-def test_a_wait_for_an_agent_that_does_not_listen_is_no_stall() -> None:
+def test_a_wait_for_an_agent_that_does_not_read_is_not_a_stall() -> None:
     process = Watched()
     process.reported(500 * MS)
     process.reported(9000 * MS)
@@ -236,7 +236,7 @@ LOOP_TURNS = st.lists(st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)), m
 
 
 @given(LOOP_TURNS, LOOP_TURNS)
-def test_each_turn_is_taken_once_and_as_it_was_left(
+def test_each_loop_turn_is_taken_once_and_unchanged(
     first: list[tuple[int, int]], second: list[tuple[int, int]]
 ) -> None:
     record = LoopRecord()

@@ -49,7 +49,7 @@ def test_rows_are_taken_once() -> None:
     assert record.take().shape == NO_ROWS.shape
 
 
-def test_a_row_that_comes_while_others_are_taken_is_taken_the_next_time() -> None:
+def test_a_row_that_arrives_during_a_take_is_taken_the_next_time() -> None:
     class Busy(array):  # type: ignore[type-arg]
         """To which, whenever somebody looks how long it is, another thread adds just after."""
 
@@ -64,7 +64,7 @@ def test_a_row_that_comes_while_others_are_taken_is_taken_the_next_time() -> Non
 
 
 @pytest.mark.usefixtures("eager_switches")
-def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes() -> None:
+def test_no_row_is_lost_or_doubled_between_two_threads() -> None:
     record, count = ThreadRecord(), 200_000
     done = threading.Event()
 
@@ -86,31 +86,31 @@ def test_no_row_is_lost_or_doubled_between_a_thread_that_adds_and_one_that_takes
 
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=4))
-def test_parts_are_joined_in_their_order(parts: list[list[int]]) -> None:
+def test_parts_are_joined_in_order(parts: list[list[int]]) -> None:
     found = join_rows([rows_of(*map(Row, part)) for part in parts])
     assert found[:, ENDED_NS].tolist() == [at_ns for part in parts for at_ns in part]
     assert found.shape[1] == NO_ROWS.shape[1]
 
 
 @given(st.lists(st.integers(-5, 5)))
-def test_distinct_values_come_once_and_in_order(values: list[int]) -> None:
+def test_distinct_values_are_sorted_and_unique(values: list[int]) -> None:
     assert distinct(np.array(values, dtype=np.int64)) == sorted(set(values))
 
 
-def test_a_row_belongs_to_the_second_in_which_it_completed() -> None:
+def test_a_row_counts_in_the_second_in_which_it_completed() -> None:
     t0_ns = 10**12
     rows = rows_of(*(Row(t0_ns + offset) for offset in (-5, 0, NS_PER_S - 1, NS_PER_S, 3 * NS_PER_S + 1)))
     assert seconds_of(rows, t0_ns).tolist() == [0, 0, 0, 1, 3]
 
 
-def test_each_way_to_end_has_one_number_and_zero_is_done() -> None:
+def test_each_outcome_has_one_number_and_zero_is_success() -> None:
     outcomes = Outcomes()
     numbers = [outcomes.number(failure) for failure in (READONLY, LOST, READONLY, Failure(True, "READONLY", 99))]
     assert numbers == [1, 2, 1, 1]
     assert outcomes.names[1:] == [(True, "READONLY"), (False, "ConnectionError")]
 
 
-def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
+def test_rows_add_up_by_command_and_outcome() -> None:
     outcomes = Outcomes()
     readonly, lost = (len(NAMES) * outcomes.number(failure) for failure in (READONLY, LOST))
     metrics = bin_rows(
@@ -140,7 +140,7 @@ def test_rows_add_up_by_command_and_by_how_they_ended() -> None:
     assert (metrics.checkout_wait.count, metrics.checkout_wait.total) == (7, 106)
 
 
-def test_a_row_that_stands_for_several_operations_counts_as_so_many() -> None:
+def test_a_row_of_several_operations_counts_each_of_them() -> None:
     several = Row(9, 0, 5, lag_ns=3_000_000, bytes_out=60, bytes_in=15, wait_ns=2)
     rows = rows_of(several, Row(9, 0, 7, bytes_out=61, bytes_in=5, wait_ns=NONE))
     rows[:, COUNT] = (3, 1)
@@ -152,7 +152,7 @@ def test_a_row_that_stands_for_several_operations_counts_as_so_many() -> None:
     assert (metrics.send_lag.count, metrics.late_sends, metrics.checkout_wait.total) == (3, 3, 6)
 
 
-def test_in_a_closed_leg_the_wait_for_its_begin_is_no_lag() -> None:
+def test_in_a_closed_leg_the_wait_for_its_begin_is_not_lag() -> None:
     sums = RowSums(is_open=False)
     sums.add(rows_of(Row(9, 0, 5, lag_ns=3_000_000)))
     metrics = sums.metrics(NAMES, Outcomes().names)
@@ -160,7 +160,7 @@ def test_in_a_closed_leg_the_wait_for_its_begin_is_no_lag() -> None:
     assert metrics.commands["SET"].service.count == 1
 
 
-def test_sums_know_what_began_first_and_how_much_after_the_end() -> None:
+def test_sums_have_the_first_begin_and_the_number_of_begins_after_the_end() -> None:
     sums = RowSums(end_ns=100)
     sums.add(rows_of(Row(5, WAIT_ONLY, wait_ns=5), Row(200, 0, 101, lag_ns=0), Row(200, 0, 100, lag_ns=0)))
     sums.add(rows_of(Row(130, 1, 90, lag_ns=0)))
@@ -177,9 +177,7 @@ def test_sums_know_what_began_first_and_how_much_after_the_end() -> None:
         (False, [60], 60),
     ],
 )
-def test_the_skew_is_that_of_the_earliest_operation_against_its_own_time(
-    is_open: bool, lags_ns: list[int], skew_ns: int
-) -> None:
+def test_the_start_skew_is_the_lag_of_the_earliest_operation(is_open: bool, lags_ns: list[int], skew_ns: int) -> None:
     later = rows_of(Row(300, 1, 10, lag_ns=1))
     sums = RowSums(is_open, begin_ns=40)
     sums.add(later)
@@ -194,19 +192,19 @@ def test_in_a_closed_loop_there_is_no_response_time_and_no_lag() -> None:
     assert metrics.send_lag.count == 0
 
 
-def test_response_time_is_service_time_and_the_lag_before_it() -> None:
+def test_response_time_is_lag_plus_service_time() -> None:
     metrics = bin_rows(rows_of(Row(1, 0, 100, lag_ns=23), Row(1, 0, 100, lag_ns=0)), NAMES, Outcomes().names)
     response = metrics.commands["SET"].response
     assert (response.minimum, response.maximum, response.count) == (100, 123, 2)
     assert (metrics.send_lag.minimum, metrics.send_lag.maximum) == (0, 23)
 
 
-def test_only_the_first_of_a_batch_waited_for_a_client() -> None:
+def test_only_the_first_operation_of_a_batch_has_the_wait_for_a_client() -> None:
     metrics = bin_rows(rows_of(Row(wait_ns=5), Row(wait_ns=NONE)), NAMES, Outcomes().names)
     assert metrics.checkout_wait.count == 1
 
 
-def test_nothing_adds_up_to_nothing() -> None:
+def test_no_rows_give_empty_metrics() -> None:
     assert bin_rows(NO_ROWS, NAMES, Outcomes().names) == PoolMetrics()
 
 
@@ -225,7 +223,7 @@ ROWS = st.builds(
 
 
 @given(st.lists(st.lists(ROWS, max_size=20), max_size=5))
-def test_rows_added_bit_by_bit_are_as_all_at_once(parts: list[list[Row]]) -> None:
+def test_rows_add_up_the_same_in_parts_and_at_once(parts: list[list[Row]]) -> None:
     outcomes = Outcomes()
     outcomes.number(READONLY)
     outcomes.number(LOST)
@@ -237,7 +235,7 @@ def test_rows_added_bit_by_bit_are_as_all_at_once(parts: list[list[Row]]) -> Non
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**9)), max_size=60))
-def test_every_operation_is_counted_exactly_once(kinds: list[tuple[int, int]]) -> None:
+def test_every_operation_counts_exactly_once(kinds: list[tuple[int, int]]) -> None:
     outcomes = Outcomes()
     outcomes.number(READONLY)
     outcomes.number(LOST)
@@ -249,7 +247,7 @@ def test_every_operation_is_counted_exactly_once(kinds: list[tuple[int, int]]) -
         assert command.failed.count == command.error_count
 
 
-def test_a_row_belongs_to_the_leg_in_which_it_was_due_or_began_whenever_it_was_completed() -> None:
+def test_a_row_counts_in_the_leg_in_which_it_was_due_or_began() -> None:
     line = timeline(Load(stages=(stage(1, 10), stage(1), stage(1, 10))))
     t0_ns, s = 10**15, NS_PER_S
 
@@ -271,7 +269,7 @@ def test_a_row_belongs_to_the_leg_in_which_it_was_due_or_began_whenever_it_was_c
     assert set(legs_of(rows, t0_ns, timeline(Load())).tolist()) == {0}
 
 
-def test_an_operation_sent_more_than_a_millisecond_after_its_time_was_sent_late() -> None:
+def test_an_operation_sent_more_than_a_millisecond_after_its_due_time_is_late() -> None:
     lags = (NONE, 0, 999_999, 1_000_000, 1_000_001, 5 * NS_PER_S)
     never_sent = Row(100, 1, 10, lag_ns=NS_PER_S, bytes_out=0)
     rows = rows_of(*(Row(100, 1, 10, lag) for lag in lags), never_sent)

@@ -23,12 +23,12 @@ from tests.support.servers import Server
 
 
 @given(st.lists(st.integers(0, 2**62), min_size=1))
-def test_digits_are_those_of_the_decimal_text(numbers: list[int]) -> None:
+def test_digits_counts_the_digits_of_the_decimal_text(numbers: list[int]) -> None:
     assert decimal_digits(np.array(numbers)).tolist() == [len(str(number)) for number in numbers]
 
 
 @given(st.lists(st.integers(0, 1500), min_size=1))
-def test_a_bulk_string_takes_its_header_its_content_and_its_ends(lengths: list[int]) -> None:
+def test_the_size_of_a_bulk_string_includes_header_and_line_ends(lengths: list[int]) -> None:
     wanted = [len(b"$%d\r\n%s\r\n" % (length, bytes(length))) for length in lengths]
     assert bulk_bytes(np.array(lengths)).tolist() == wanted
 
@@ -38,21 +38,21 @@ def test_an_array_header_is_measured_exactly(count: int) -> None:
     assert array_header_bytes(count) == len(b"*%d\r\n" % count)
 
 
-def test_what_a_transaction_adds_is_measured_exactly() -> None:
+def test_the_bytes_that_a_transaction_adds_are_exact() -> None:
     pack = HiredisRespSerializer().pack
     assert len(b"".join(pack("MULTI") + pack("EXEC"))) == MULTI_EXEC_REQUEST_BYTES
     assert len(b"+OK\r\n*12\r\n") == transaction_reply_bytes(12)
     assert len(b"+QUEUED\r\n") == QUEUED_BYTES
 
 
-def test_the_two_protocols_differ_in_their_nil_and_their_maps() -> None:
+def test_resp2_and_resp3_differ_in_nil_and_maps() -> None:
     for protocol, nil, pairs in ((2, b"$-1\r\n", b"*4\r\n"), (3, b"_\r\n", b"%2\r\n")):
         measure = reply_measure("HGETALL", protocol, {})
         assert measure(None) == len(nil)
         assert measure({b"a": b"1", b"b": None}) == len(pairs + b"$1\r\na\r\n$1\r\n1\r\n$1\r\nb\r\n" + nil)
 
 
-def test_a_true_that_was_a_one_differs_from_a_true_that_was_an_ok() -> None:
+def test_true_has_the_size_of_the_reply_that_it_stands_for() -> None:
     assert reply_measure("EXPIRE", 3, {"EXPIRE": bool})(True) == len(b":1\r\n")
     assert reply_measure("SET", 3, {})(True) == len(b"+OK\r\n")
     assert reply_measure("PING", 3, {})(True) == len(b"+PONG\r\n")
@@ -86,7 +86,7 @@ CASES: list[tuple[str, ...]] = [
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_requests_and_replies_take_on_the_wire_what_we_say(valkey: Server, protocol: int) -> None:
+def test_requests_and_replies_have_the_size_that_hiredis_packs(valkey: Server, protocol: int) -> None:
     client = valkey.client(protocol=protocol)
     with socket.create_connection(("127.0.0.1", valkey.port), timeout=5.0) as raw:
         raw.sendall(b"*2\r\n$5\r\nHELLO\r\n$1\r\n%d\r\n" % protocol)
@@ -119,7 +119,7 @@ Measured = Callable[[Any], int]
 
 
 @given(st.recursive(st.integers() | st.binary() | st.none(), st.lists, max_leaves=20))
-def test_nested_replies_are_the_sum_of_their_parts(reply: Any) -> None:
+def test_the_size_of_a_nested_reply_is_the_sum_of_its_parts(reply: Any) -> None:
     measure: Measured = reply_measure("EVAL", 2, {})
     assert measure(reply) == len(_encode(reply))
 

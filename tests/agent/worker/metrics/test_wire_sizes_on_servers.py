@@ -19,8 +19,8 @@ from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Target, Workload
 from common.serde import from_builtins
 from coordinator.embedded import HOST
-from tests.support.servers import Server, start_server
-from tests.support.shapes import start_cluster
+from tests.support.servers import Server
+from tests.support.shapes import Group
 
 KEYS = 3
 LUA = "return redis.call('GET', KEYS[1])"
@@ -42,12 +42,6 @@ SHORT_TIMEOUTS = {
 }
 NEED_DATA = {"RENAME", "RENAMENX", "LSET"}
 """Commands that fail on keys that do not exist."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with start_server() as started:
-        yield started
 
 
 def fill(client: redis.Redis, key_type: KeyType) -> None:
@@ -185,14 +179,16 @@ class Meter:
 
 @pytest.mark.parametrize("with_data", [True, False], ids=("with data", "without data"))
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_every_row_has_the_computed_size_and_no_error(server: Server, protocol: int, with_data: bool) -> None:
-    assert row_differences(server, protocol, with_data) == []
+def test_every_command_of_the_table_has_the_computed_size_and_no_error(
+    valkey: Server, protocol: int, with_data: bool
+) -> None:
+    assert row_differences(valkey, protocol, with_data) == []
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_other_forms_of_commands_have_the_computed_size(server: Server, protocol: int) -> None:
+def test_other_forms_of_commands_have_the_computed_size(valkey: Server, protocol: int) -> None:
     found = []
-    with Meter(server, protocol) as meter:
+    with Meter(valkey, protocol) as meter:
         for key_type, command in OTHER_FORMS:
             fill(meter.watch, key_type)
             found += meter.differences(operations(command, command.split()[0]))
@@ -200,13 +196,13 @@ def test_other_forms_of_commands_have_the_computed_size(server: Server, protocol
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_doubles_have_the_size_that_the_server_writes(server: Server, protocol: int) -> None:
+def test_doubles_have_the_size_that_the_server_writes(valkey: Server, protocol: int) -> None:
     generator = random.Random(1)
     numbers = [generator.uniform(-1, 1) * 10 ** generator.randint(-25, 25) for _ in range(150)]
     numbers += [round(generator.uniform(-1e6, 1e6), generator.randint(0, 6)) for _ in range(150)]
     numbers += [0.0, -0.0, 1e15, 1e16, 1e17, 1e21, 1e22, 5e-324, 1.7e308, float("inf"), float("-inf"), 0.1 + 0.2]
     numbers += [base * 10.0**power for base in (1, 1.5, 123456) for power in range(-12, 24)]
-    with Meter(server, protocol) as meter:
+    with Meter(valkey, protocol) as meter:
         fill(meter.watch, KeyType.NOTHING)
         meter.watch.zadd("z", {str(place): number for place, number in enumerate(numbers)})
         differences = [
@@ -219,31 +215,28 @@ def test_doubles_have_the_size_that_the_server_writes(server: Server, protocol: 
     assert len(differences) <= len(numbers) // 100, differences
 
 
-def test_in_a_cluster_every_row_keeps_to_one_slot_and_goes_to_one_node() -> None:
+def test_in_a_cluster_every_command_keeps_to_one_slot_and_one_node(cluster: Group) -> None:
     found = []
-    with start_cluster(replicas=0) as cluster:
-        target = Target(url=cluster.url)
-        client = redis.RedisCluster(host=HOST, port=cluster.nodes[0].port, socket_timeout=5.0)
-        for number in range(50):  # a new cluster may still refuse or redirect
-            client.set(f"first:{number}", "x")
-        for name, row in COMMANDS.items():
-            if row.subscribes or not row.routed:
-                continue
-            entry: dict[str, Any] = {"command": SHORT_TIMEOUTS.get(name, name)}
-            workload = from_builtins({"commands": [entry], "scripts": [{"name": "main", "lua": LUA}]}, Workload)
-            per_hash_tag = keys_per_hash_tag(target, workload)
-            if row.template.count(Placeholder.IDS):
-                continue  # of one key
-            before = cluster.calls(name.lower())
-            for _, arguments, _, _ in islice(draw_operations(CommandMix(workload, 1, per_hash_tag), 1, 0), 3):
-                try:
-                    client.execute_command(*arguments)
-                except redis.ResponseError as error:
-                    if str(error).startswith(("CROSSSLOT", "MOVED")):
-                        found.append(f"{name}: {error}")
-                except redis.RedisError as error:
-                    found.append(f"{name}: {error!r}")
-            if cluster.calls(name.lower()) - before != 3:
-                found.append(f"{name}: {cluster.calls(name.lower()) - before} calls of 3")
-        client.close()
+    target = Target(url=cluster.url)
+    client = redis.RedisCluster(host=HOST, port=cluster.nodes[0].port, socket_timeout=5.0)
+    for name, row in COMMANDS.items():
+        if row.subscribes or not row.routed:
+            continue
+        entry: dict[str, Any] = {"command": SHORT_TIMEOUTS.get(name, name)}
+        workload = from_builtins({"commands": [entry], "scripts": [{"name": "main", "lua": LUA}]}, Workload)
+        per_hash_tag = keys_per_hash_tag(target, workload)
+        if row.template.count(Placeholder.IDS):
+            continue  # of one key
+        before = cluster.calls(name.lower())
+        for _, arguments, _, _ in islice(draw_operations(CommandMix(workload, 1, per_hash_tag), 1, 0), 3):
+            try:
+                client.execute_command(*arguments)
+            except redis.ResponseError as error:
+                if str(error).startswith(("CROSSSLOT", "MOVED")):
+                    found.append(f"{name}: {error}")
+            except redis.RedisError as error:
+                found.append(f"{name}: {error!r}")
+        if cluster.calls(name.lower()) - before != 3:
+            found.append(f"{name}: {cluster.calls(name.lower()) - before} calls of 3")
+    client.close()
     assert found == []

@@ -40,7 +40,7 @@ def merged(schedules: list[Schedule], count: int) -> list[int]:
 
 
 @given(requests=st.integers(0, 10**12), threads=st.integers(1, 500))
-def test_quotas_add_up_to_the_requests_exactly_and_differ_by_one_at_most(requests: int, threads: int) -> None:
+def test_quotas_add_up_to_the_requests_and_differ_by_one_at_most(requests: int, threads: int) -> None:
     quotas = [quota_of(requests, thread, threads) for thread in range(threads)]
     counts = [quota for quota in quotas if quota is not None]
     assert len(counts) == threads
@@ -71,13 +71,13 @@ def test_the_millionth_operation_of_a_thread_is_due_to_the_nanosecond() -> None:
 
 
 @given(rate=RATES, threads=st.integers(1, 12), count=st.integers(1, 200))
-def test_threads_share_the_schedule_of_the_fleet_between_them(rate: float, threads: int, count: int) -> None:
+def test_threads_share_the_schedule_of_the_fleet(rate: float, threads: int, count: int) -> None:
     parts = [constant_schedule(T0_NS, rate, thread, threads) for thread in range(threads)]
     assert merged(parts, count) == list(islice(constant_schedule(T0_NS, rate, 0, 1), count))
 
 
 @given(rate=RATES, thread=st.integers(0, 7), seed=st.integers(0, 2**32))
-def test_any_schedule_ascends_from_the_start(rate: float, thread: int, seed: int) -> None:
+def test_every_schedule_ascends_from_the_start(rate: float, thread: int, seed: int) -> None:
     constant = constant_schedule(T0_NS, rate, thread, 8)
     poisson = poisson_schedule(T0_NS, rate, 8, np.random.default_rng(seed))
     for schedule in (constant, poisson):
@@ -103,7 +103,7 @@ def critical_ks_distance(count: int) -> float:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_poisson_arrivals_have_exponential_gaps_of_the_fleets_rate(seed: int, threads: int) -> None:
+def test_poisson_arrivals_have_exponential_gaps_at_the_rate_of_the_fleet(seed: int, threads: int) -> None:
     load = Load(rate_per_s=PerSecond(50_000.0), arrivals=Arrivals.POISSON)
     parts = [schedule_of(load, seed, thread, threads, 0) for thread in range(threads)]
     # Up to the time by which some 20,000 arrivals should have come: to the last one would favour long gaps.
@@ -113,7 +113,7 @@ def test_poisson_arrivals_have_exponential_gaps_of_the_fleets_rate(seed: int, th
     assert ks_distance_to_exponential(gaps, 20_000) < critical_ks_distance(len(gaps))
 
 
-def test_the_test_of_the_gaps_fails_for_even_gaps_and_for_a_rate_that_is_wrong_by_a_tenth() -> None:
+def test_the_check_of_the_gaps_detects_even_gaps_and_a_rate_that_is_ten_percent_off() -> None:
     draw = np.random.default_rng(1)
     even = [20_000] * 20_000
     uniform = draw.uniform(0, 40_000, 20_000).tolist()
@@ -122,7 +122,7 @@ def test_the_test_of_the_gaps_fails_for_even_gaps_and_for_a_rate_that_is_wrong_b
         assert ks_distance_to_exponential(gaps, 20_000) > 2 * critical_ks_distance(len(gaps))
 
 
-def test_poisson_arrivals_are_the_same_for_a_seed_and_others_for_another_seed_or_thread() -> None:
+def test_poisson_arrivals_depend_on_seed_and_thread_only() -> None:
     load = Load(rate_per_s=PerSecond(1000.0), arrivals=Arrivals.POISSON)
 
     def times(seed: int, thread: int) -> list[int]:
@@ -133,7 +133,7 @@ def test_poisson_arrivals_are_the_same_for_a_seed_and_others_for_another_seed_or
 
 
 @given(st.floats(0.1, 5000.0), st.integers(1, 7), st.integers(0, 10 * NS_PER_S), st.data())
-def test_a_thread_that_begins_later_has_the_constant_schedule_from_there_on(
+def test_a_takeover_continues_the_constant_schedule(
     rate: float, threads: int, from_ns: int, data: st.DataObject
 ) -> None:
     thread = data.draw(st.integers(0, threads - 1))
@@ -143,20 +143,20 @@ def test_a_thread_that_begins_later_has_the_constant_schedule_from_there_on(
     assert [next(rest) for _ in range(5)] == list(expected)
 
 
-def test_poisson_arrivals_that_begin_later_follow_their_begin_as_they_would_the_start() -> None:
+def test_a_takeover_continues_poisson_arrivals() -> None:
     schedules = [poisson_schedule(T0_NS, 100.0, 2, np.random.default_rng(1), from_ns) for from_ns in (0, 7 * NS_PER_S)]
     for _ in range(2000):
         first, second = (next(schedule) for schedule in schedules)
         assert second - first == pytest.approx(7 * NS_PER_S, abs=2000)
 
 
-def test_nothing_begins_before_the_begin_of_a_span_that_is_taken_over() -> None:
+def test_no_operation_begins_before_the_begin_of_a_takeover() -> None:
     span = Span(T0_NS, NEVER_NS, from_ns=5)
     assert (span.t0_ns, span.begin_ns) == (T0_NS, T0_NS + 5)
     assert Span(T0_NS, NEVER_NS).begin_ns == T0_NS
 
 
-def test_the_load_says_which_schedule_it_is() -> None:
+def test_the_load_determines_the_kind_of_schedule() -> None:
     assert schedule_of(Load(), 1, 0, 2, T0_NS) is None
     constant = schedule_of(Load(rate_per_s=PerSecond(10.0)), 1, 1, 2, T0_NS)
     assert list(islice(constant or (), 2)) == [T0_NS + NS_PER_S // 10, T0_NS + 3 * NS_PER_S // 10]
@@ -165,13 +165,13 @@ def test_the_load_says_which_schedule_it_is() -> None:
 # Turns
 
 
-def test_in_a_closed_loop_turns_come_without_end_and_whenever() -> None:
+def test_in_a_closed_loop_turns_are_endless_and_due_at_once() -> None:
     turns = Pacer(unending(), batch=3, quota=None, schedule=None).turns()
     assert list(islice(turns, 1000)) == [Turn((WHENEVER,) * 3)] * 1000
 
 
 @given(batch=st.integers(1, 50), quota=st.integers(0, 500), is_open=st.booleans())
-def test_turns_are_full_but_for_the_last_and_add_up_to_the_quota(batch: int, quota: int, is_open: bool) -> None:
+def test_all_turns_except_the_last_are_full_and_add_up_to_the_quota(batch: int, quota: int, is_open: bool) -> None:
     schedule = constant_schedule(T0_NS, 1000.0, 0, 1) if is_open else None
     turns = list(Pacer(unending(), batch=batch, quota=quota, schedule=schedule).turns())
     sizes = [len(turn.times_ns) for turn in turns]
@@ -186,7 +186,7 @@ def test_turns_are_full_but_for_the_last_and_add_up_to_the_quota(batch: int, quo
     end_ms=st.integers(0, 250),
     rate=st.floats(100.0, 2000.0),
 )
-def test_turns_of_an_open_loop_are_its_schedule_up_to_the_end(
+def test_turns_of_an_open_loop_follow_its_schedule_up_to_the_end(
     batch: int, quota: int | None, end_ms: int, rate: float
 ) -> None:
     end_ns = T0_NS + end_ms * 1_000_000
@@ -203,7 +203,7 @@ def test_turns_of_an_open_loop_are_its_schedule_up_to_the_end(
     dealt=st.integers(1, 10),
     end_ms=st.integers(0, 250),
 )
-def test_what_was_not_sent_before_the_end_is_counted_with_all_that_would_have_followed(
+def test_unsent_operations_include_all_that_were_due_until_the_end(
     batch: int, quota: int | None, dealt: int, end_ms: int
 ) -> None:
     span = unending()
@@ -216,7 +216,7 @@ def test_what_was_not_sent_before_the_end_is_counted_with_all_that_would_have_fo
     assert pacer.unsent(turns[-1].times_ns) == max(0, should - sent)
 
 
-def test_in_a_closed_loop_nothing_is_ever_unsent() -> None:
+def test_a_closed_loop_has_no_unsent_operations() -> None:
     pacer = Pacer(Span(T0_NS, T0_NS + 1), batch=2, quota=10, schedule=None)
     assert pacer.unsent(next(pacer.turns()).times_ns) == 0
 
@@ -254,13 +254,13 @@ def span_with(sleeper: Sleeper, end_ns: int = NEVER_NS) -> Span:
     return Span(T0_NS, end_ns, sleeper.now, sleeper.sleep)
 
 
-def test_a_wait_ends_at_its_time_to_the_nanosecond() -> None:
+def test_a_wait_ends_exactly_at_its_time() -> None:
     sleeper = Sleeper()
     span_with(sleeper).wait_until(T0_NS + 123_456_789)
     assert sleeper.now_ns == T0_NS + 123_456_789
 
 
-def test_nobody_sleeps_for_a_time_that_has_passed() -> None:
+def test_a_time_in_the_past_needs_no_sleep() -> None:
     sleeper = Sleeper()
     span = span_with(sleeper)
     span.wait_until(T0_NS)
@@ -268,13 +268,13 @@ def test_nobody_sleeps_for_a_time_that_has_passed() -> None:
     assert sleeper.naps_s == []
 
 
-def test_a_wait_goes_no_further_than_the_end() -> None:
+def test_a_wait_ends_at_the_end_of_the_span() -> None:
     sleeper = Sleeper()
     span_with(sleeper, T0_NS + 70_000_000).wait_until(T0_NS + 10 * NS_PER_S)
     assert sleeper.now_ns == T0_NS + 70_000_000
 
 
-def test_an_end_that_comes_while_a_thread_waits_is_noticed_within_50_ms() -> None:
+def test_a_waiting_thread_notices_an_earlier_end_within_50_ms() -> None:
     sleeper = Sleeper()
     span = span_with(sleeper)
     sleeper.ends_after = (3, span, T0_NS)
@@ -283,7 +283,7 @@ def test_an_end_that_comes_while_a_thread_waits_is_noticed_within_50_ms() -> Non
     assert max(sleeper.naps_s) <= 0.05
 
 
-def test_the_end_only_ever_moves_nearer() -> None:
+def test_the_end_never_moves_later() -> None:
     span = Span(T0_NS, T0_NS + 100)
     span.end_at(T0_NS + 200)
     assert span.end_ns == T0_NS + 100

@@ -77,9 +77,7 @@ def due_times(load: Load, thread: int, threads: int) -> list[int]:
 
 
 @given(loads(), st.integers(1, 7))
-def test_threads_share_the_schedule_of_the_fleet_and_each_leg_has_the_integral_of_its_rate(
-    load: Load, threads: int
-) -> None:
+def test_threads_share_the_schedule_and_each_leg_has_the_integral_of_its_rate(load: Load, threads: int) -> None:
     load = msgspec.structs.replace(load, arrivals=Arrivals.CONSTANT)
     line = timeline(load)
     alone = due_times(load, 0, 1)
@@ -94,7 +92,7 @@ def test_threads_share_the_schedule_of_the_fleet_and_each_leg_has_the_integral_o
 
 
 @given(st.floats(0.1, 5000.0), st.integers(1, 3000), st.integers(1, 3000))
-def test_a_warmup_at_the_same_rate_changes_no_time(rate: float, warmup_ms: int, length_ms: int) -> None:
+def test_a_warmup_at_the_same_rate_changes_no_due_time(rate: float, warmup_ms: int, length_ms: int) -> None:
     load = Load(warmup_s=Seconds(warmup_ms / 1000), duration_s=Seconds(length_ms / 1000), rate_per_s=PerSecond(rate))
     found = due_times(load, 1, 3)
     plain = constant_schedule(0, rate, 1, 3)
@@ -112,9 +110,7 @@ def test_poisson_arrivals_ascend_within_their_legs(load: Load, thread: int) -> N
 
 
 @given(loads(), st.integers(1, 7), st.floats(0, 1))
-def test_threads_that_begin_later_have_the_schedule_of_the_fleet_from_there_on(
-    load: Load, threads: int, share: float
-) -> None:
+def test_a_takeover_continues_the_schedule_of_all_stages(load: Load, threads: int, share: float) -> None:
     load = msgspec.structs.replace(load, arrivals=Arrivals.CONSTANT)
     line = timeline(load)
     assert line.end_ns is not None
@@ -136,7 +132,7 @@ def test_threads_that_begin_later_have_the_schedule_of_the_fleet_from_there_on(
 
 
 @given(loads(open_only=True), st.floats(0, 1))
-def test_poisson_arrivals_that_begin_later_ascend_within_what_is_left_of_their_legs(load: Load, share: float) -> None:
+def test_a_takeover_continues_poisson_arrivals_within_their_legs(load: Load, share: float) -> None:
     load = msgspec.structs.replace(load, arrivals=Arrivals.POISSON)
     line = timeline(load)
     assert line.end_ns is not None
@@ -148,7 +144,7 @@ def test_poisson_arrivals_that_begin_later_ascend_within_what_is_left_of_their_l
 
 
 @pytest.mark.parametrize("from_s", [0.5, 1.5, 2.5])
-def test_a_closed_leg_that_is_taken_over_begins_where_the_last_agent_left_it(from_s: float) -> None:
+def test_a_takeover_begins_inside_a_closed_leg(from_s: float) -> None:
     load = Load(stages=(stage(1), stage(1, 100), stage(1)))
     bench = Bench(load, from_s=from_s)
     bench.work()
@@ -201,7 +197,7 @@ def test_threads_and_legs_draw_different_times() -> None:
 
 @settings(max_examples=30)
 @given(loads(), st.integers(1, 4), st.integers(1, 7))
-def test_an_open_leg_has_exactly_what_was_due_in_it(load: Load, threads: int, batch: int) -> None:
+def test_an_open_leg_has_exactly_the_operations_that_are_due_in_it(load: Load, threads: int, batch: int) -> None:
     sent: Counter[int] = Counter()
     for thread in range(threads):
         bench = Bench(load, batch=batch, thread=thread, threads=threads, service_ns=100_000)
@@ -219,7 +215,7 @@ def test_an_open_leg_has_exactly_what_was_due_in_it(load: Load, threads: int, ba
     ]
 
 
-def test_a_closed_stage_begins_and_ends_in_time() -> None:
+def test_a_closed_stage_begins_and_ends_on_time() -> None:
     bench = Bench(Load(stages=(stage(1, 10), stage(1), stage(1, 10))), service_ns=30_000_000)
     bench.work()
     assert bench.legs() == {0: 10, 1: 34, 2: 10}
@@ -227,20 +223,20 @@ def test_a_closed_stage_begins_and_ends_in_time() -> None:
     assert (closed[0], closed[-1]) == (1.0, pytest.approx(1.99))
 
 
-def test_a_backlog_is_sent_late_and_belongs_to_its_own_stage() -> None:
+def test_a_backlog_is_sent_late_and_counts_in_its_own_stage() -> None:
     bench = Bench(Load(stages=(stage(1, 100), stage(2), stage(1, 10))), service_ns=20_000_000)
     bench.work()
     assert bench.legs() == {0: 100, 1: 50, 2: 10}
     assert bench.begins_ns[99] == T0_NS + 99 * 20_000_000
 
 
-def test_a_backlog_that_outlasts_a_closed_stage_leaves_nothing_of_it() -> None:
+def test_a_backlog_longer_than_a_closed_stage_skips_that_stage() -> None:
     bench = Bench(Load(stages=(stage(1, 100), stage(0.5), stage(3, 10))), service_ns=20_000_000)
     bench.work()
     assert bench.legs() == {0: 100, 2: 30}
 
 
-def test_what_is_left_at_the_end_is_unsent_and_told_by_leg() -> None:
+def test_operations_left_at_the_end_are_unsent_per_leg() -> None:
     bench = Bench(Load(stages=(stage(1, 100), stage(1, 50))), service_ns=30_000_000)
     bench.work()
     assert bench.legs() == {0: 67}
@@ -257,7 +253,7 @@ def test_unsent_operations_of_fast_legs_are_estimated() -> None:
 
 @pytest.mark.parametrize("rate_per_s", [None, 200.0])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_requests_are_those_after_the_warmup_to_the_last_one(rate_per_s: float | None, batch: int) -> None:
+def test_requests_count_from_the_end_of_the_warmup_to_the_last_one(rate_per_s: float | None, batch: int) -> None:
     load = Load(
         warmup_s=Seconds(0.5),
         requests=Count(30),
@@ -273,7 +269,7 @@ def test_requests_are_those_after_the_warmup_to_the_last_one(rate_per_s: float |
     assert warming == (100 if rate_per_s else 4 * 500 * batch)
 
 
-def test_a_batch_goes_over_the_border_and_is_cut_short_only_at_the_end() -> None:
+def test_a_batch_may_cross_a_stage_border_and_is_shortened_only_at_the_end() -> None:
     bench = Bench(Load(stages=(stage(1, 10), stage(1, 5), stage(0.01), stage(1, 2))), batch=4)
     bench.work()
     sizes = [len(turn.times_ns) for turn in bench.turns]
@@ -286,7 +282,7 @@ def test_a_batch_goes_over_the_border_and_is_cut_short_only_at_the_end() -> None
     assert bench.legs()[1] == 5
 
 
-def test_a_run_that_is_stopped_deals_nothing_due_after_its_end() -> None:
+def test_a_stopped_run_deals_no_operation_that_is_due_after_its_end() -> None:
     bench = Bench(Load(stages=(stage(1, 10), stage(1), stage(1, 10))))
     bench.span.end_at(T0_NS + NS_PER_S // 2)
     bench.work()

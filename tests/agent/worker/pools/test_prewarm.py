@@ -62,7 +62,7 @@ def test_prewarming_more_than_maxclients_fails_in_one_line_and_leaves_nothing_op
         instance.close()
 
 
-def test_prewarming_a_target_that_refuses_fails_soon_despite_retries(refusing_url: str) -> None:
+def test_prewarming_a_target_that_refuses_fails_quickly_despite_retries(refusing_url: str) -> None:
     retry = Retry(retries=2, base_s=Seconds(0.001), cap_s=Seconds(0.002))
     target = Target(url=refusing_url, retry=retry)
     with pytest.raises(TargetError, match="refused the connection"):

@@ -21,7 +21,7 @@ def pool_of(count: int, timeout_s: float = 10.0, now: MonotonicNs = monotonic_ns
     )
 
 
-def test_the_instance_last_returned_is_the_first_lent_without_a_wait() -> None:
+def test_the_instance_returned_last_is_lent_first_and_without_a_wait() -> None:
     async def play() -> None:
         pool = pool_of(3)
         first, second, third = [(await pool.checkout())[0] for _ in range(3)]
@@ -35,7 +35,7 @@ def test_the_instance_last_returned_is_the_first_lent_without_a_wait() -> None:
     asyncio.run(play())
 
 
-def test_a_task_that_finds_the_pool_empty_waits_and_the_wait_is_measured() -> None:
+def test_a_task_waits_for_an_empty_pool_and_the_wait_is_measured() -> None:
     async def play() -> None:
         now_ns = 1_000
         pool = pool_of(1, now=lambda: now_ns)
@@ -49,7 +49,7 @@ def test_a_task_that_finds_the_pool_empty_waits_and_the_wait_is_measured() -> No
     asyncio.run(play())
 
 
-def test_tasks_are_served_in_the_order_of_their_arrival() -> None:
+def test_tasks_are_served_in_order_of_arrival() -> None:
     async def play() -> None:
         pool = pool_of(1)
         order: list[int] = []
@@ -72,7 +72,7 @@ def test_tasks_are_served_in_the_order_of_their_arrival() -> None:
     asyncio.run(play())
 
 
-def test_a_checkout_that_times_out_reports_how_long_it_waited_and_is_out_of_the_line() -> None:
+def test_a_checkout_that_times_out_reports_its_wait_and_leaves_the_queue() -> None:
     async def play() -> None:
         pool = pool_of(1, timeout_s=0.02)
         instance, _ = await pool.checkout()
@@ -85,7 +85,7 @@ def test_a_checkout_that_times_out_reports_how_long_it_waited_and_is_out_of_the_
     asyncio.run(play())
 
 
-def test_an_instance_that_is_returned_at_the_moment_of_the_timeout_is_not_lost() -> None:
+def test_an_instance_returned_at_the_moment_of_a_timeout_is_not_lost() -> None:
     async def play() -> None:
         pool = pool_of(1, timeout_s=60.0)
         instance, _ = await pool.checkout()
@@ -98,7 +98,7 @@ def test_an_instance_that_is_returned_at_the_moment_of_the_timeout_is_not_lost()
     asyncio.run(play())
 
 
-def test_a_task_that_is_cancelled_in_line_returns_an_instance_that_it_just_got() -> None:
+def test_a_task_cancelled_in_the_queue_returns_the_instance_that_it_just_got() -> None:
     async def play() -> None:
         pool = pool_of(1)
         instance, _ = await pool.checkout()
@@ -116,7 +116,7 @@ def test_a_task_that_is_cancelled_in_line_returns_an_instance_that_it_just_got()
     asyncio.run(play())
 
 
-def test_aborting_wakes_all_tasks_in_line_and_no_task_waits_from_then_on() -> None:
+def test_abort_wakes_all_queued_tasks_and_ends_all_later_waits() -> None:
     async def play() -> None:
         pool = pool_of(1, timeout_s=60.0)
         instance, _ = await pool.checkout()

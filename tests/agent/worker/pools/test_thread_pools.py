@@ -31,7 +31,7 @@ def started(target: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def test_the_instance_last_returned_is_the_first_lent_without_a_wait() -> None:
+def test_the_instance_returned_last_is_lent_first_and_without_a_wait() -> None:
     pool = pool_of(3)
     first, second, third = (pool.checkout()[0] for _ in range(3))
     for instance in (second, third, first):
@@ -39,7 +39,7 @@ def test_the_instance_last_returned_is_the_first_lent_without_a_wait() -> None:
     assert [pool.checkout() for _ in range(3)] == [(first, 0), (third, 0), (second, 0)]
 
 
-def test_a_thread_that_finds_the_pool_empty_waits_and_the_wait_is_measured() -> None:
+def test_a_thread_waits_for_an_empty_pool_and_the_wait_is_measured() -> None:
     clock = ReadClock(1_000)
     pool = pool_of(1, now=clock)
     instance, _ = pool.checkout()
@@ -53,7 +53,7 @@ def test_a_thread_that_finds_the_pool_empty_waits_and_the_wait_is_measured() -> 
     assert got == [(instance, 5_000)]
 
 
-def test_threads_are_served_in_the_order_of_their_arrival() -> None:
+def test_threads_are_served_in_order_of_arrival() -> None:
     clock = ReadClock()
     pool = pool_of(1, now=clock)
     instance, _ = pool.checkout()
@@ -77,7 +77,7 @@ def test_threads_are_served_in_the_order_of_their_arrival() -> None:
     assert pool.checkout() == (instance, 0)
 
 
-def test_a_checkout_that_times_out_reports_how_long_it_waited() -> None:
+def test_a_checkout_that_times_out_reports_its_wait() -> None:
     pool = pool_of(1, timeout_s=0.02)
     instance, _ = pool.checkout()
     with pytest.raises(CheckoutTimeout) as raised:
@@ -87,7 +87,7 @@ def test_a_checkout_that_times_out_reports_how_long_it_waited() -> None:
     assert pool.checkout() == (instance, 0)
 
 
-def test_an_instance_that_is_returned_at_the_moment_of_the_timeout_is_not_lost() -> None:
+def test_an_instance_returned_at_the_moment_of_a_timeout_is_not_lost() -> None:
     readings = 0
 
     def now() -> int:
@@ -103,7 +103,7 @@ def test_an_instance_that_is_returned_at_the_moment_of_the_timeout_is_not_lost()
     assert readings == 2
 
 
-def test_aborting_wakes_all_threads_in_line() -> None:
+def test_abort_wakes_all_queued_threads() -> None:
     clock = ReadClock()
     pool = pool_of(1, timeout_s=60.0, now=clock)
     pool.checkout()

@@ -62,7 +62,7 @@ def lent(instance: FakeInstance, record: DeliveryRecord) -> PubSubPool:
     return taken
 
 
-def test_a_published_message_gets_a_header_and_its_receivers_are_expected(
+def test_a_published_message_has_a_header_and_counts_its_expected_receivers(
     lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
 ) -> None:
     for command in ("PUBLISH", "SPUBLISH"):
@@ -76,7 +76,7 @@ def test_a_published_message_gets_a_header_and_its_receivers_are_expected(
     assert add_up(record.take()) == DeliveryMetrics(expected=4)
 
 
-def test_a_subscribe_goes_to_the_subscriber_and_other_commands_to_the_instance(
+def test_subscribe_goes_to_the_subscriber_and_other_commands_to_the_client_instance(
     lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord
 ) -> None:
     assert lent.execute("SUBSCRIBE", b"channel") == [b"subscribe", b"channel", 1]
@@ -86,7 +86,7 @@ def test_a_subscribe_goes_to_the_subscriber_and_other_commands_to_the_instance(
     assert add_up(record.take()) == DeliveryMetrics()
 
 
-def test_a_publish_that_fails_expects_nothing(
+def test_a_failed_publish_expects_no_receivers(
     lent: PubSubPool, instance: FakeInstance, record: DeliveryRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> int:
@@ -98,7 +98,7 @@ def test_a_publish_that_fails_expects_nothing(
     assert add_up(record.take()) == DeliveryMetrics()
 
 
-def test_the_instance_goes_back_to_the_pool(instance: FakeInstance, record: DeliveryRecord) -> None:
+def test_the_client_instance_returns_to_the_pool(instance: FakeInstance, record: DeliveryRecord) -> None:
     pool = ClientInstancePool([cast(ClientInstance, instance)], 0.01)
     view = PubSubPool(pool, cast(Subscriber, FakeSubscriber()), HeaderWriter("run", "here", 7), record)
     for _ in range(2):
@@ -175,7 +175,7 @@ def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Se
 
 @pytest.mark.parametrize("driver", LISTENING)
 @pytest.mark.usefixtures("no_leaks")
-def test_a_server_that_hangs_after_the_load_delays_the_end_by_the_grace_only(valkey: Server, driver: Driver) -> None:
+def test_a_paused_server_delays_the_end_by_the_grace_only(valkey: Server, driver: Driver) -> None:
     run = WorkerRun(whole_of(mix_of(driver, valkey.url, Load(requests=Count(200)), grace_s=0.3)), "run")
     run.open(lambda *_: None)
     run.start(monotonic_ns())

@@ -131,7 +131,7 @@ def test_a_dead_server_is_an_error_and_delays_nothing(listen: type[Listening], v
     listening.close()
 
 
-def test_a_cut_ends_waiting_workers_and_refuses_new_ones(listen: type[Listening], valkey: Server) -> None:
+def test_a_cut_ends_waiting_workers_and_refuses_new_subscriptions(listen: type[Listening], valkey: Server) -> None:
     listening = listen(valkey.url, timeout_s=None)
     listening.subscribe(b"a")
     valkey.pause()
@@ -157,14 +157,14 @@ def test_a_cut_ends_waiting_workers_and_refuses_new_ones(listen: type[Listening]
     listening.close()
 
 
-def test_an_unused_subscriber_has_nothing_to_end(listen: type[Listening]) -> None:
+def test_an_unused_subscriber_has_nothing_to_close(listen: type[Listening]) -> None:
     listening = listen("redis://127.0.0.1:1")
     listening.subscriber.finish()
     assert not listening.subscriber.is_alive
     listening.close()
 
 
-def test_a_server_that_comes_back_after_all_retries_gets_its_channels_again(
+def test_a_server_that_returns_after_all_retries_gets_its_subscriptions_again(
     listening: Listening, valkey: Server
 ) -> None:
     listening.subscribe(b"a")

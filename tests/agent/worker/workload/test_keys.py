@@ -43,9 +43,7 @@ def test_slots_are_the_slots_of_a_cluster(prefix: str, numbers: list[int], more:
 
 
 @given(tag=st.integers(1, 50), low=st.integers(0, 99), size=st.integers(1, 100), count=st.integers(1, 8))
-def test_siblings_have_the_tag_lie_in_the_range_and_differ_where_they_can(
-    tag: int, low: int, size: int, count: int
-) -> None:
+def test_sibling_keys_share_the_hash_tag_and_differ_if_possible(tag: int, low: int, size: int, count: int) -> None:
     keyspace = Keyspace("k", low, low + size - 1, tag)
     generator = np.random.default_rng(1)
     first = generator.integers(low, low + size, 50)

@@ -184,7 +184,7 @@ def test_new_keys_belong_to_one_worker_and_leave_no_gap() -> None:
     assert set().union(*made) == {b"k%d" % number for number in range(101, 101 + 2100)}
 
 
-def test_latest_keys_are_those_that_the_worker_has_just_made() -> None:
+def test_latest_keys_are_the_newest_keys_of_the_worker() -> None:
     keys = {"prefix": "", "minimum": 1, "maximum": 100, "distribution": "latest", "exponent": 3}
     newest, near = 100, 0
     for arguments in arguments_of(stream("SET __new_key__ 1", "GET __key__", threads=4, keys=keys), 3000):

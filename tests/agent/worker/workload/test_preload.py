@@ -71,13 +71,13 @@ def operations(plan: Plan, processes: int = 2, threads_each: int = 3) -> list[Op
     ]
 
 
-def test_a_share_that_another_agent_has_preloaded_writes_nothing() -> None:
+def test_a_takeover_preloads_nothing() -> None:
     [share] = shares(plan_of("redis://localhost"), 1, 2)
     assert preload_tasks(share)
     assert preload_tasks(msgspec.structs.replace(share, preloads=False)) == []
 
 
-def test_a_task_has_as_many_operations_as_it_says() -> None:
+def test_a_task_has_the_number_of_operations_that_it_reports() -> None:
     plan = plan_of("redis://127.0.0.1:1", Preload(), Preload(times=3, key_maximum=Count(10)), maximum=101)
     tasks = [task for share in shares(plan, 3, 5) for each in preload_tasks(share) for task in each]
     assert [task.keys * task.times for task in tasks] == [len(list(task.operations)) for task in tasks]
@@ -179,7 +179,7 @@ def test_a_server_that_does_not_answer_is_a_target_error(silent_server: SocketSe
         fill(Plan(target=target, workload=plan.workload))
 
 
-def test_a_round_trip_is_limited_in_commands_and_bytes() -> None:
+def test_a_preload_batch_is_limited_in_commands_and_bytes() -> None:
     small = [(0, ("SET", b"k", b"v"), 10, None)] * (2 * BATCH + 1)
     assert [len(batch) for batch, _ in module._batches(iter(small))] == [BATCH, BATCH, 1]
     large = [(0, ("SET", b"k", b"v"), BATCH_BYTES // 2, None)] * 3
@@ -188,7 +188,7 @@ def test_a_round_trip_is_limited_in_commands_and_bytes() -> None:
     ]  # fmt: skip
 
 
-def test_few_connections_write_tasks_of_unequal_size(valkey: Server) -> None:
+def test_few_connections_write_tasks_of_unequal_sizes(valkey: Server) -> None:
     def task(first: int, end: int) -> PreloadTask:
         return PreloadTask(
             ((0, ("SET", b"k%d" % number, b""), 1, None) for number in range(first, end)), end - first, 1, 1

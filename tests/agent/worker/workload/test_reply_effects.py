@@ -69,7 +69,7 @@ def test_in_a_pipeline_follow_up_commands_come_before_new_operations() -> None:
     ]
 
 
-def test_replies_do_not_change_the_other_operations() -> None:
+def test_replies_do_not_change_other_operations() -> None:
     def drawn(reply: Any) -> list[Any]:
         operations, found = stream(CACHE_ASIDE), []
         while len(found) < 700:
@@ -166,5 +166,5 @@ def test_a_reply_with_another_value_than_was_written_is_a_mismatch() -> None:
     assert llen[3] is None
 
 
-def test_without_verification_no_reply_is_looked_at() -> None:
+def test_without_verification_replies_are_ignored() -> None:
     assert all(on_reply is None for _, _, _, on_reply in islice(stream("GET", "SET"), 100))

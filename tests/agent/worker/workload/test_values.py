@@ -41,14 +41,14 @@ def test_the_largest_value_can_be_drawn() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.8, 0.95])
-def test_a_compressor_takes_away_the_share_of_the_plan(share: float) -> None:
+def test_a_compressor_removes_the_planned_share(share: float) -> None:
     for value in draw(values(minimum=100_000, maximum=100_000, compressible=share), 3):
         taken = 1 - len(zlib.compress(value, 6)) / len(value)
         assert abs(taken - share) < 0.03
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.3, 0.5, 0.8, 0.95])
-def test_a_compressor_takes_away_a_quarter_of_text_at_least(share: float) -> None:
+def test_a_compressor_removes_at_least_a_quarter_of_text(share: float) -> None:
     for value in draw(values(minimum=100_000, maximum=100_000, compressible=share, kind="text"), 3):
         taken = 1 - len(zlib.compress(value, 6)) / len(value)
         assert abs(taken - max(share, 0.25)) < 0.03

@@ -33,7 +33,6 @@ from tests.support.servers import closed_port
 from tests.support.shapes import (
     SERVICE,
     Group,
-    start_cluster,
     start_sentinels,
     start_standalone,
     until,
@@ -117,12 +116,6 @@ def test_a_malformed_topology_is_refused(reply: Any) -> None:
 # A real cluster
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Group]:
-    with start_cluster(0) as group:
-        yield group
-
-
 @contextmanager
 def announced_as(cluster: Group, *settings: dict[str, str]) -> Iterator[None]:
     """Each node has these settings during the block, and every other node knows them."""
@@ -163,8 +156,6 @@ def behind_nat(cluster: Group) -> Iterator[dict[str, str]]:
 @pytest.fixture(params=["unknown endpoint", "no hostname", "behind NAT"])
 def announcing(request: pytest.FixtureRequest, cluster: Group) -> Iterator[Target]:
     """A target whose nodes announce no address that clients can use, and that can be used nevertheless."""
-    for node in cluster.nodes:
-        node.ask("FLUSHALL")
     with ExitStack() as stack:
         remap = {}
         if request.param == "behind NAT":

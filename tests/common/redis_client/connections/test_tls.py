@@ -20,24 +20,11 @@ from common.redis_client.address import connection_arguments
 from common.units import Seconds
 from tests.support.clients import Events
 from tests.support.drivers import WRITTEN, by_asyncio, by_client, by_wire
-from tests.support.shapes import (
-    Group,
-    make_papers,
-    start_tls,
-    start_tls_cluster,
-    start_tls_sentinel,
-    start_unix,
-    tls_server,
-)
+from tests.support.shapes import Group, start_tls_cluster, start_tls_sentinel
 
 Papers = dict[str, str]
+TlsServers = Callable[..., Group]
 QUICK = Seconds(1.0)
-
-
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    tls_server()
-    return make_papers(tmp_path_factory.mktemp("papers"))
 
 
 def target_of(url: str, papers: Papers, protocol: int = 3, **tls: Any) -> Target:
@@ -60,13 +47,14 @@ def finding(target: Target) -> str:
 
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("pool", list(TcpPool))
-def test_a_server_with_a_trusted_certificate_is_used(papers: Papers, protocol: int, pool: TcpPool) -> None:
+def test_a_server_with_a_trusted_certificate_is_used(
+    papers: Papers, tls_server_with: TlsServers, protocol: int, pool: TcpPool
+) -> None:
     events = Events()
-    with start_tls(papers) as group:
-        target = target_of(group.url, papers, protocol)
-        ping_target(target)
-        with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
-            assert client.execute_command("SET", "key", "value") is True
+    target = target_of(tls_server_with().url, papers, protocol)
+    ping_target(target)
+    with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
+        assert client.execute_command("SET", "key", "value") is True
     assert events.kinds == {"opened": 1, "closed": 1}
 
 
@@ -81,9 +69,10 @@ def test_a_server_with_a_trusted_certificate_is_used(papers: Papers, protocol: i
         ("stranger", {"verify": Verify.NONE}),
     ],
 )
-def test_the_plan_says_what_is_verified(papers: Papers, certificate: str, tls: dict[str, Any]) -> None:
-    with start_tls(papers, certificate) as group:
-        ping_target(target_of(group.url, papers, **tls))
+def test_the_plan_says_what_is_verified(
+    papers: Papers, tls_server_with: TlsServers, certificate: str, tls: dict[str, Any]
+) -> None:
+    ping_target(target_of(tls_server_with(certificate).url, papers, **tls))
 
 
 @pytest.mark.parametrize(
@@ -108,10 +97,12 @@ def test_the_plan_says_what_is_verified(papers: Papers, certificate: str, tls: d
         ("server", {"cert_file": "client"}, "expected a certificate and its unencrypted key"),
     ],
 )
-def test_a_wrong_certificate_is_one_line(papers: Papers, certificate: str, tls: dict[str, Any], line: str) -> None:
-    with start_tls(papers, certificate) as group:
-        assert line in finding(target_of(group.url, papers, **tls))
-        assert line in finding(target_of(group.url.replace("rediss:", "rediss+cluster:"), papers, **tls))
+def test_a_wrong_certificate_is_one_line(
+    papers: Papers, tls_server_with: TlsServers, certificate: str, tls: dict[str, Any], line: str
+) -> None:
+    url = tls_server_with(certificate).url
+    assert line in finding(target_of(url, papers, **tls))
+    assert line in finding(target_of(url.replace("rediss:", "rediss+cluster:"), papers, **tls))
 
 
 @pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
@@ -126,14 +117,14 @@ def test_a_file_that_is_a_pipe_a_device_or_huge_is_refused_before_it_is_read(tmp
             connection_arguments(target)
 
 
-def test_a_server_that_wants_our_certificate_gets_it(papers: Papers) -> None:
-    with start_tls(papers, auth_clients="yes") as group:
-        ping_target(target_of(group.url, papers, cert_file="client", key_file="client_key"))
-        for protocol in (2, 3):
-            assert "requires a client certificate" in finding(target_of(group.url, papers, protocol))
-        refused = finding(target_of(group.url, papers, cert_file="stranger", key_file="stranger_key"))
-        assert "stranger.pem" in refused
-        assert "trust" in refused
+def test_a_server_that_wants_our_certificate_gets_it(papers: Papers, tls_server_with: TlsServers) -> None:
+    url = tls_server_with(auth_clients="yes").url
+    ping_target(target_of(url, papers, cert_file="client", key_file="client_key"))
+    for protocol in (2, 3):
+        assert "requires a client certificate" in finding(target_of(url, papers, protocol))
+    refused = finding(target_of(url, papers, cert_file="stranger", key_file="stranger_key"))
+    assert "stranger.pem" in refused
+    assert "trust" in refused
 
 
 @pytest.mark.parametrize("start", [start_tls_cluster, start_tls_sentinel])
@@ -159,34 +150,34 @@ def test_every_node_of_a_cluster_and_sentinels_and_their_primary_use_tls(
             assert [reach(mapped) for reach in (by_client, by_asyncio, by_wire)] == [WRITTEN] * 3
 
 
-def test_an_encrypted_key_is_refused_without_a_prompt(papers: Papers, tmp_path: Path) -> None:
+def test_an_encrypted_key_is_refused_without_a_prompt(
+    papers: Papers, tls_server_with: TlsServers, tmp_path: Path
+) -> None:
     locked = tmp_path / "locked.key"
     subprocess.run(
         ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", papers["client_key"], "-out", str(locked)],
         check=True,
         capture_output=True,
     )
-    with start_tls(papers) as group:
-        target = target_of(group.url, papers, cert_file="client", key_file=str(locked))
-        assert "unencrypted key" in finding(target)
+    target = target_of(tls_server_with().url, papers, cert_file="client", key_file=str(locked))
+    assert "unencrypted key" in finding(target)
 
 
-def test_a_plain_server_at_a_tls_url_and_the_other_way_round(papers: Papers) -> None:
-    with start_tls(papers) as group:
-        port = group.nodes[0].port
-        assert "speaks TLS at this port" in finding(target_of(f"rediss://127.0.0.1:{port}", papers))
-        assert "is it Redis, and not its TLS port?" in finding(Target(url=group.url.replace("rediss:", "redis:")))
+def test_a_plain_server_at_a_tls_url_and_the_other_way_round(papers: Papers, tls_server_with: TlsServers) -> None:
+    group = tls_server_with()
+    port = group.nodes[0].port
+    assert "speaks TLS at this port" in finding(target_of(f"rediss://127.0.0.1:{port}", papers))
+    assert "is it Redis, and not its TLS port?" in finding(Target(url=group.url.replace("rediss:", "redis:")))
 
 
 @pytest.mark.parametrize("pool", list(TcpPool))
-def test_a_unix_socket_works_and_has_no_keepalive(pool: TcpPool) -> None:
+def test_a_unix_socket_works_and_has_no_keepalive(unix_server: Group, pool: TcpPool) -> None:
     events = Events()
-    with start_unix() as (group, _):
-        ping_target(Target(url=group.url))
-        target = Target(url=f"{group.url}?db=3")
-        with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
-            assert client.execute_command("SET", "key", "value") is True
-        assert group.nodes[0].ask("INFO", "keyspace")["db3"]["keys"] == 1
+    ping_target(Target(url=unix_server.url))
+    target = Target(url=f"{unix_server.url}?db=3")
+    with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
+        assert client.execute_command("SET", "key", "value") is True
+    assert unix_server.nodes[0].ask("INFO", "keyspace")["db3"]["keys"] == 1
     assert events.kinds == {"opened": 1, "closed": 1}
 
 

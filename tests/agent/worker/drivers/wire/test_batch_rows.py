@@ -91,7 +91,7 @@ def column(batches: list[Batch], name: str) -> Ints:
 
 
 @given(loads(), st.randoms(use_true_random=False))
-def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
+def test_batch_rows_count_the_same_as_one_row_per_operation(
     load: tuple[list[int | None], list[list[Batch]]], chance: Random
 ) -> None:
     fixed, blocks = load
@@ -118,7 +118,7 @@ def test_batches_add_up_to_what_their_operations_do_however_they_are_taken(
     assert record.take().shape == NO_ROWS.shape
 
 
-def test_a_block_is_kept_until_all_its_operations_are_noted_and_no_longer() -> None:
+def test_a_block_is_freed_when_all_its_operations_are_recorded() -> None:
     record = WireRecord([None])
     sizes = np.full(3, 20)
     first, second = (record.add_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))

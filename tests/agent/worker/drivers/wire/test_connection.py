@@ -9,43 +9,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.poller import READ, WRITE
+from agent.worker.workload.reply_effects import Operation
+from common.metrics.intervals import CommandMetrics, PoolMetrics
 from tests.support.rows import Row
 from tests.support.wire import GET, MS, SET, FakeSocket, WireStage, operation
 
 OK = b"+OK\r\n"
 A = b"$1\r\na\r\n"
-REPLIES = (A, b"$0\r\n\r\n", b"_\r\n", b"$12\r\nabcdefghijkl\r\n", b"-WRONGTYPE no\r\n")
-
-
-def test_a_batch_goes_out_as_one_piece_and_its_replies_are_one_row() -> None:
-    stage = WireStage(batch=3, quota=3)
-    stage.begin()
-    assert stage.sock().commands() == [[b"GET", b"key"]] * 3
-    stage.hear(A * 3, after_ns=10 * MS)
-    assert stage.rows() == [Row(10 * MS, 0, 10 * MS, bytes_out=3 * GET[2], bytes_in=3 * len(A), wait_ns=-1, count=3)]
+WRONG = b"-WRONGTYPE no\r\n"
+REPLIES = (A, b"$0\r\n\r\n", b"_\r\n", b"$12\r\nabcdefghijkl\r\n", WRONG)
 
 
 @given(
-    picks=st.lists(st.booleans(), min_size=6, max_size=6),
-    replies=st.lists(st.sampled_from(REPLIES), min_size=6, max_size=6),
+    asked=st.lists(st.tuples(st.sampled_from((GET, SET)), st.sampled_from(REPLIES)), min_size=6, max_size=6),
     cuts=st.sets(st.integers(1, 200)),
     batch=st.sampled_from((1, 2, 3, 6)),
+    block=st.sampled_from((4, 6)),
     is_plain=st.booleans(),
     transaction=st.booleans(),
 )
-def test_however_replies_are_cut_the_same_is_counted(
-    picks: list[bool], replies: list[bytes], cuts: set[int], batch: int, is_plain: bool, transaction: bool
+def test_replies_count_the_same_at_any_fragmentation(
+    asked: list[tuple[Operation, bytes]], cuts: set[int], batch: int, block: int, is_plain: bool, transaction: bool
 ) -> None:
-    def counted(cut: set[int]) -> object:
-        each = [SET if pick else GET for pick in picks]
-        stage = WireStage(iter(each), batch=batch, quota=6, is_plain=is_plain, transaction=transaction, block=6)
+    replies = [reply if each is GET or reply == WRONG else OK for each, reply in asked]
+
+    def counted(cut: set[int]) -> PoolMetrics:
+        stage = WireStage(
+            (each for each, _ in asked),
+            batch=batch,
+            quota=6,
+            is_plain=is_plain,
+            transaction=transaction,
+            block=block,
+        )
         stage.begin()
         for first in range(0, 6, batch):
-            answers = [
-                OK if pick and reply != REPLIES[-1] else reply
-                for pick, reply in zip(picks[first : first + batch], replies[first : first + batch], strict=True)
-            ]
-            whole = b"".join(answers)
+            whole = b"".join(replies[first : first + batch])
             if transaction:
                 whole = OK + b"+QUEUED\r\n" * batch + b"*%d\r\n" % batch + whole
             ends = [0, *sorted(at for at in cut if at < len(whole)), len(whole)]
@@ -54,31 +53,25 @@ def test_however_replies_are_cut_the_same_is_counted(
         assert stage.worker.is_done
         return stage.metrics()
 
-    assert counted(cuts) == counted(set())
+    found = counted(cuts)
+    assert found == counted(set())
+    for wanted, name in ((GET, "GET"), (SET, "SET")):
+        mine = [reply for (each, _), reply in zip(asked, replies, strict=True) if each is wanted]
+        metrics = found.commands.get(name, CommandMetrics())
+        assert (metrics.ok, metrics.error_count) == (len(mine) - mine.count(WRONG), mine.count(WRONG))
+        if not transaction:
+            assert (metrics.bytes_out, metrics.bytes_in) == (wanted[2] * len(mine), len(b"".join(mine)))
 
 
 @given(
-    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6),
-    cuts=st.sets(st.integers(1, 300)),
+    rooms=st.lists(st.integers(0, 40), max_size=30),
+    piece=st.sampled_from((7, 10**9)),  # TLS takes one record a call
+    batch=st.sampled_from((1, 3)),
 )
-def test_each_reply_of_a_batch_has_the_time_at_which_its_last_byte_was_read(sizes: list[int], cuts: set[int]) -> None:
-    stage = WireStage(batch=len(sizes), quota=len(sizes), has_known_sizes=True)
-    answers = [b"$%d\r\n%s\r\n" % (size, b"x" * size) for size in sizes]
-    whole = b"".join(answers)
-    ends = [0, *sorted(at for at in cuts if at < len(whole)), len(whole)]
-    stage.begin()
-    stage.hear(*(whole[begin:end] for begin, end in pairwise(ends)), after_ns=MS)
-    reached, expected = 0, []
-    for answer in answers:
-        reached += len(answer)
-        expected.append(next(number for number, end in enumerate(ends) if end >= reached) * MS)
-    assert [row.ended_ns for row in stage.rows() for _ in range(row.count)] == expected
-
-
-@given(rooms=st.lists(st.integers(0, 40), max_size=30), batch=st.sampled_from((1, 3)))
-def test_what_a_socket_does_not_take_at_once_is_sent_in_order_as_it_takes_more(rooms: list[int], batch: int) -> None:
+def test_requests_are_sent_in_order_through_a_socket_that_takes_parts(rooms: list[int], piece: int, batch: int) -> None:
     stage = WireStage((operation("GET", f"key {number}") for number in range(9)), batch=batch, quota=9)
     sock = FakeSocket()
+    sock.piece = piece
     stage.connection().link.open = lambda: sock  # type: ignore[method-assign]
     stage.connection().link.sock = sock  # type: ignore[attr-defined]
     wanted = b"".join(b"*2\r\n$3\r\nGET\r\n$5\r\nkey %d\r\n" % number for number in range(9))
@@ -95,37 +88,25 @@ def test_what_a_socket_does_not_take_at_once_is_sent_in_order_as_it_takes_more(r
     assert stage.metrics().commands["GET"].ok == 9
 
 
-def test_a_socket_that_takes_a_part_is_watched_until_it_has_taken_all() -> None:
-    stage = WireStage(quota=1)
-    stage.open()
-    sock = stage.sock()
-    sock.room = 5
+@given(
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6),
+    cuts=st.sets(st.integers(1, 300)),
+)
+def test_each_reply_of_a_batch_has_the_time_of_its_last_byte(sizes: list[int], cuts: set[int]) -> None:
+    stage = WireStage(batch=len(sizes), quota=len(sizes), has_known_sizes=True)
+    answers = [b"$%d\r\n%s\r\n" % (size, b"x" * size) for size in sizes]
+    whole = b"".join(answers)
+    ends = [0, *sorted(at for at in cuts if at < len(whole)), len(whole)]
     stage.begin()
-    assert stage.poller.files == {sock.fd: True}
-    sock.room = 0
-    stage.writable()
-    assert stage.poller.files == {sock.fd: True}
-    sock.room = 10**9
-    stage.writable()
-    assert stage.poller.files == {sock.fd: False}
-    assert sock.commands() == [[b"GET", b"key"]]
+    stage.hear(*(whole[begin:end] for begin, end in pairwise(ends)), after_ns=MS)
+    reached, expected = 0, []
+    for answer in answers:
+        reached += len(answer)
+        expected.append(next(number for number, end in enumerate(ends) if end >= reached) * MS)
+    assert [row.ended_ns for row in stage.rows() for _ in range(row.count)] == expected
 
 
-def test_a_socket_that_takes_a_piece_a_call_is_given_pieces_until_it_is_full() -> None:
-    # As TLS does, a record a call; the poller tells only of a socket that was full before.
-    stage = WireStage(batch=3, quota=3)
-    stage.open()
-    sock = stage.sock()
-    sock.piece, sock.room = 7, 40
-    stage.begin()
-    assert len(sock.sent) == 40
-    sock.room = 10**9
-    stage.writable()
-    assert sock.commands() == [[b"GET", b"key"]] * 3
-    assert stage.poller.files == {sock.fd: False}
-
-
-def test_a_connection_may_be_read_and_written_in_the_same_turn() -> None:
+def test_a_connection_is_read_and_written_in_one_turn() -> None:
     stage = WireStage(batch=2, quota=2)
     stage.open()
     sock = stage.sock()
@@ -140,7 +121,7 @@ def test_a_connection_may_be_read_and_written_in_the_same_turn() -> None:
 
 
 @pytest.mark.parametrize("moment", ["send", "write on", "read", "end"])
-def test_a_connection_that_breaks_is_lost_once_and_what_was_in_flight_failed(moment: str) -> None:
+def test_a_broken_connection_is_lost_once_and_its_operations_fail(moment: str) -> None:
     stage = WireStage(batch=2)
     stage.open()
     sock, broken = stage.sock(), ConnectionResetError(104, "reset by peer")
@@ -161,7 +142,7 @@ def test_a_connection_that_breaks_is_lost_once_and_what_was_in_flight_failed(mom
     assert stage.poller.files == {}
 
 
-def test_a_connection_that_was_lost_earlier_in_the_same_turn_is_not_lost_again() -> None:
+def test_a_lost_connection_ignores_further_events_of_the_same_turn() -> None:
     # The poller told of both at once; the first one's reply made the other send, which failed.
     stage = WireStage()
     stage.begin()
@@ -176,7 +157,7 @@ def test_a_connection_that_was_lost_earlier_in_the_same_turn_is_not_lost_again()
 
 @pytest.mark.parametrize("is_plain", [True, False])
 @pytest.mark.parametrize("before", [[], [A], [A[:3], A[3:]]], ids=("nothing", "a reply", "a reply in two parts"))
-def test_a_hang_up_is_found_behind_whatever_came_before(is_plain: bool, before: list[bytes]) -> None:
+def test_a_disconnect_is_noticed_after_the_replies_before_it(is_plain: bool, before: list[bytes]) -> None:
     stage = WireStage(is_plain=is_plain)
     stage.begin()
     stage.sock().incoming.extend([*before, b""])
@@ -187,7 +168,7 @@ def test_a_hang_up_is_found_behind_whatever_came_before(is_plain: bool, before: 
     assert stage.metrics().commands["GET"].ok == bool(before)
 
 
-def test_what_is_no_reply_ends_the_connection() -> None:
+def test_data_that_is_not_resp_ends_the_connection() -> None:
     stage = WireStage()
     stage.begin()
     stage.hear(b"HTTP/1.1 400 Bad Request\r\n")
@@ -196,7 +177,7 @@ def test_what_is_no_reply_ends_the_connection() -> None:
 
 
 @pytest.mark.parametrize("has_pushes", [False, True])
-def test_a_reply_to_no_request_ends_the_connection(has_pushes: bool) -> None:
+def test_a_reply_without_a_request_ends_the_connection(has_pushes: bool) -> None:
     stage = WireStage(quota=1, has_pushes=has_pushes)
     stage.begin()
     stage.hear(A)
@@ -206,7 +187,7 @@ def test_a_reply_to_no_request_ends_the_connection(has_pushes: bool) -> None:
     assert stage.metrics().commands["GET"].operations == 1
 
 
-def test_messages_between_replies_are_redis_pys() -> None:
+def test_push_messages_between_replies_go_to_redis_py() -> None:
     stage = WireStage(quota=4, batch=2, has_pushes=True)
     push = b">2\r\n$6\r\nMOVING\r\n:1\r\n"
     stage.begin()
@@ -217,7 +198,7 @@ def test_messages_between_replies_are_redis_pys() -> None:
     assert stage.metrics().commands["GET"].ok == 4
 
 
-def test_a_connection_that_a_message_wants_to_reconnect_is_closed_after_its_batch() -> None:
+def test_a_connection_that_a_push_message_ends_is_closed_after_its_batch() -> None:
     stage = WireStage(has_pushes=True)
     stage.begin()
     connection = stage.connection()
@@ -233,7 +214,7 @@ def test_a_connection_that_a_message_wants_to_reconnect_is_closed_after_its_batc
 
 
 @pytest.mark.parametrize("is_plain", [True, False])
-def test_a_socket_is_read_until_the_reply_is_complete_because_the_poller_tells_once(is_plain: bool) -> None:
+def test_a_socket_is_read_until_the_reply_is_complete(is_plain: bool) -> None:
     stage = WireStage(quota=1, is_plain=is_plain)
     pieces = [b"$10\r\n01", b"234", b"56789\r\n"]
 
@@ -244,19 +225,7 @@ def test_a_socket_is_read_until_the_reply_is_complete_because_the_poller_tells_o
     assert stage.metrics().commands["GET"].ok == 1
 
 
-def test_a_block_is_begun_where_the_batch_lies_in_it() -> None:
-    stage = WireStage(iter([GET, SET, GET, SET, GET, SET]), batch=2, quota=6, block=4)
-    stage.begin()
-    for _ in range(3):
-        stage.hear(A + OK, after_ns=MS)
-    commands = stage.metrics().commands
-    assert {name: (row.ok, row.bytes_out, row.bytes_in) for name, row in commands.items()} == {
-        "GET": (3, 3 * GET[2], 3 * len(A)),
-        "SET": (3, 3 * SET[2], 3 * len(OK)),
-    }
-
-
-def test_replies_nested_as_deep_as_the_parser_can_are_read_in_a_batch_too() -> None:
+def test_a_batch_may_have_replies_as_deep_as_the_parser_allows() -> None:
     deep = b"*1\r\n" * 8 + b":1\r\n"
     alone = hiredis.Reader()
     alone.feed(deep)
@@ -267,7 +236,7 @@ def test_replies_nested_as_deep_as_the_parser_can_are_read_in_a_batch_too() -> N
     assert stage.metrics().commands["GET"].ok == 2
 
 
-def test_a_closed_connection_keeps_nothing_of_its_batch() -> None:
+def test_a_reopened_connection_keeps_nothing_of_its_last_batch() -> None:
     stage = WireStage(batch=2)
     stage.open()
     stage.sock().room = 3

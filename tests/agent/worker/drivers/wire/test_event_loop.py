@@ -91,13 +91,13 @@ def loop(_leak_check_first: None) -> Iterator[WireLoop]:
     made.close()
 
 
-def test_a_loop_that_was_never_opened_or_started_leaves_nothing(loop: WireLoop) -> None:
+def test_a_loop_that_was_never_started_has_nothing_to_close(loop: WireLoop) -> None:
     other = WireLoop()
     other.close()
     assert not loop.is_working(cast(WireWorker, FakeWorker()))
 
 
-def test_what_other_threads_ask_for_is_done_by_the_loops_own_in_their_order(loop: WireLoop) -> None:
+def test_calls_from_other_threads_run_on_the_loop_thread_in_order(loop: WireLoop) -> None:
     worker, done = FakeWorker(), []
     start(loop, worker, job_of(Watch()))
     for number in range(5000):
@@ -107,7 +107,7 @@ def test_what_other_threads_ask_for_is_done_by_the_loops_own_in_their_order(loop
     assert {thread for _, thread in done} == {worker.thread}
 
 
-def test_what_was_asked_for_before_the_start_is_done_after_it(loop: WireLoop) -> None:
+def test_a_call_before_the_start_runs_after_it(loop: WireLoop) -> None:
     done = threading.Event()
     loop.call(done.set)
     assert not done.is_set()
@@ -115,7 +115,7 @@ def test_what_was_asked_for_before_the_start_is_done_after_it(loop: WireLoop) ->
     assert done.wait(10)
 
 
-def test_a_worker_begins_with_its_span_and_not_before(loop: WireLoop) -> None:
+def test_a_worker_begins_with_its_span(loop: WireLoop) -> None:
     worker = FakeWorker()
     job = job_of(Watch(), in_ns=30 * MS)
     start(loop, worker, job)
@@ -123,7 +123,7 @@ def test_a_worker_begins_with_its_span_and_not_before(loop: WireLoop) -> None:
     assert worker.began_ns >= job.context.span.t0_ns
 
 
-def test_a_worker_that_waits_for_its_span_notices_an_earlier_end(loop: WireLoop) -> None:
+def test_a_worker_that_waits_for_its_start_notices_an_earlier_end(loop: WireLoop) -> None:
     worker, watch = FakeWorker(is_done=True), Watch()
     job = job_of(watch, in_ns=3600 * 1000 * MS)
     started = start(loop, worker, job)
@@ -132,7 +132,7 @@ def test_a_worker_that_waits_for_its_span_notices_an_earlier_end(loop: WireLoop)
     assert watch.ended == [""]
 
 
-def test_a_worker_is_pumped_when_it_is_due(loop: WireLoop) -> None:
+def test_a_worker_is_pumped_at_its_due_time(loop: WireLoop) -> None:
     worker = FakeWorker()
     worker.is_timed = True
     due_ns = worker.due_ns = monotonic_ns() + 5 * MS
@@ -142,7 +142,7 @@ def test_a_worker_is_pumped_when_it_is_due(loop: WireLoop) -> None:
 
 
 @pytest.mark.parametrize("stays", [False, True])
-def test_a_worker_ends_when_its_work_is_done_or_stays_to_the_end(loop: WireLoop, stays: bool) -> None:
+def test_a_worker_ends_with_its_work_or_stays_to_the_end_of_the_span(loop: WireLoop, stays: bool) -> None:
     worker, watch = FakeWorker(is_done=True), Watch()
     job = job_of(watch, end_ns=150 * MS, stays=stays)
     started = start(loop, worker, job)
@@ -167,7 +167,7 @@ def test_an_error_of_the_loop_is_reported_for_each_worker(loop: WireLoop) -> Non
     loop.call(stumble)
 
 
-def test_an_error_of_a_worker_is_reported_too(loop: WireLoop) -> None:
+def test_an_error_of_a_worker_is_reported(loop: WireLoop) -> None:
     def stumble() -> None:
         raise RuntimeError("a stone")
 
@@ -179,7 +179,7 @@ def test_an_error_of_a_worker_is_reported_too(loop: WireLoop) -> None:
     wait_until(lambda: not loop.is_working(started), "it works no more")
 
 
-def test_a_connection_is_called_when_it_is_ready_until_it_is_removed(loop: WireLoop) -> None:
+def test_a_connection_gets_its_events_until_it_is_removed(loop: WireLoop) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         heard: list[int] = []
@@ -203,7 +203,7 @@ def test_a_connection_is_called_when_it_is_ready_until_it_is_removed(loop: WireL
         assert heard == [READ]
 
 
-def test_each_turn_is_noted_with_how_long_it_was(loop: WireLoop) -> None:
+def test_each_turn_is_recorded_with_its_duration(loop: WireLoop) -> None:
     start(loop, FakeWorker(), job_of(Watch()))
     done = threading.Event()
     loop.call(done.set)
@@ -211,7 +211,7 @@ def test_each_turn_is_noted_with_how_long_it_was(loop: WireLoop) -> None:
     wait_until(lambda: len(loop.turns.take()) > 0, "a turn is noted")
 
 
-def test_a_closed_loop_does_nothing_more(loop: WireLoop) -> None:
+def test_a_closed_event_loop_does_nothing(loop: WireLoop) -> None:
     worker, watch = FakeWorker(), Watch()
     started = start(loop, worker, job_of(watch))
     wait_until(lambda: worker.has_begun, "it begins")

@@ -51,7 +51,7 @@ def stand(_leak_check_first: None) -> Iterator[Stand]:
     made.connector.wait(5)
 
 
-def test_a_call_runs_on_a_thread_and_the_loop_gets_its_result(stand: Stand) -> None:
+def test_a_call_runs_on_a_thread_and_its_result_goes_to_the_loop(stand: Stand) -> None:
     stand.do(lambda: threading.current_thread().name)
     stand.turn()
     [(how, name)] = stand.heard
@@ -60,7 +60,7 @@ def test_a_call_runs_on_a_thread_and_the_loop_gets_its_result(stand: Stand) -> N
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.RedisClusterException("odd"), OSError("deaf")])
-def test_an_error_of_the_target_goes_to_otherwise(stand: Stand, error: Exception) -> None:
+def test_an_error_of_the_target_goes_to_the_error_callback(stand: Stand, error: Exception) -> None:
     def fail() -> None:
         raise error
 
@@ -69,7 +69,7 @@ def test_an_error_of_the_target_goes_to_otherwise(stand: Stand, error: Exception
     assert stand.heard == [("otherwise", error)]
 
 
-def test_a_surprise_is_the_loops_own(stand: Stand) -> None:
+def test_an_unexpected_error_is_raised_in_the_loop(stand: Stand) -> None:
     def stumble() -> None:
         raise RuntimeError("a pebble")
 
@@ -79,7 +79,7 @@ def test_a_surprise_is_the_loops_own(stand: Stand) -> None:
     assert stand.heard == []
 
 
-def test_a_waiting_call_ends_with_the_cancellation_and_calls_nothing(stand: Stand) -> None:
+def test_cancellation_ends_a_waiting_call_and_calls_nothing_back(stand: Stand) -> None:
     began = threading.Event()
 
     def hang() -> None:
@@ -98,7 +98,7 @@ def test_a_waiting_call_ends_with_the_cancellation_and_calls_nothing(stand: Stan
 
 
 @pytest.mark.parametrize("end", ["cut", "ended"])
-def test_nothing_is_begun_once_it_is_over(stand: Stand, end: str) -> None:
+def test_no_call_begins_after_the_end(stand: Stand, end: str) -> None:
     if end == "cut":
         stand.cancellation.cancel()
     else:
@@ -108,7 +108,7 @@ def test_nothing_is_begun_once_it_is_over(stand: Stand, end: str) -> None:
     assert stand.is_quiet
 
 
-def test_what_is_wanted_in_the_moment_of_the_end_is_no_crash() -> None:
+def test_a_call_at_the_moment_of_the_end_does_not_crash() -> None:
     class Failure(Cancellation):
         """Has another thread end the connector in the very moment in which that looks whether it may begin."""
 
@@ -125,14 +125,14 @@ def test_what_is_wanted_in_the_moment_of_the_end_is_no_crash() -> None:
     connector.wait(5)
 
 
-def test_a_wait_is_no_longer_than_it_may_be(stand: Stand) -> None:
+def test_waiting_for_calls_has_a_limit(stand: Stand) -> None:
     stand.do(lambda: stand.cancellation.wait(3600))
     stand.connector.end()
     stand.connector.wait(0.01)
     assert not stand.cancellation.is_cancelled
 
 
-def test_many_are_done_at_once(stand: Stand) -> None:
+def test_many_calls_run_at_once(stand: Stand) -> None:
     together = threading.Barrier(16)
     for _ in range(16):
         stand.do(lambda: together.wait(10))

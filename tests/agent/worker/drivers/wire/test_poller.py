@@ -39,7 +39,7 @@ def told(found: list[tuple[int, int]], sock: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("is_precise", [True, False])
-def test_a_file_is_reported_once_when_it_can_be_read(
+def test_a_readable_file_is_reported_once(
     poller: FilePoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
 ) -> None:
     ours, theirs = pair
@@ -53,7 +53,7 @@ def test_a_file_is_reported_once_when_it_can_be_read(
     assert ours.recv(10) == b"xy"
 
 
-def test_bytes_that_came_before_a_file_is_watched_are_reported(
+def test_bytes_that_arrive_before_a_file_is_watched_are_reported(
     poller: FilePoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -62,7 +62,7 @@ def test_bytes_that_came_before_a_file_is_watched_are_reported(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_a_full_socket_is_reported_when_it_takes_more(
+def test_a_full_socket_is_reported_when_it_has_room(
     poller: FilePoller, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
@@ -84,7 +84,9 @@ def test_a_full_socket_is_reported_when_it_takes_more(
     assert told(poller.wait(LONG_NS, False), ours) == READ
 
 
-def test_both_are_reported_together(poller: FilePoller, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_readable_and_writable_are_reported_together(
+    poller: FilePoller, pair: tuple[socket.socket, socket.socket]
+) -> None:
     ours, theirs = pair
     theirs.send(b"x")
     poller.add(ours.fileno())
@@ -93,7 +95,7 @@ def test_both_are_reported_together(poller: FilePoller, pair: tuple[socket.socke
 
 
 @pytest.mark.parametrize("before", [b"", b"x"])
-def test_a_hang_up_is_reported_as_something_to_be_read_and_more(
+def test_a_disconnect_is_reported_as_readable_with_a_further_event(
     poller: FilePoller, pair: tuple[socket.socket, socket.socket], before: bytes
 ) -> None:
     ours, theirs = pair
@@ -106,9 +108,7 @@ def test_a_hang_up_is_reported_as_something_to_be_read_and_more(
     assert ours.recv(10) == before
 
 
-def test_a_file_that_is_not_watched_any_more_is_not_told_of(
-    poller: FilePoller, pair: tuple[socket.socket, socket.socket]
-) -> None:
+def test_a_removed_file_is_not_reported(poller: FilePoller, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
     poller.watch_write(ours.fileno(), True)
@@ -120,7 +120,7 @@ def test_a_file_that_is_not_watched_any_more_is_not_told_of(
 
 
 @pytest.mark.parametrize("is_precise", [True, False])
-def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: FilePoller, is_precise: bool) -> None:
+def test_a_wait_ends_at_its_time(poller: FilePoller, is_precise: bool) -> None:
     began_ns = monotonic_ns()
     assert poller.wait(2_000_000, is_precise) == []
     assert monotonic_ns() - began_ns >= 1_900_000
@@ -128,9 +128,7 @@ def test_a_wait_comes_to_its_end_and_not_before_its_time(poller: FilePoller, is_
 
 
 @pytest.mark.parametrize("is_precise", [True, False])
-def test_a_wait_ends_with_what_comes_meanwhile(
-    poller: FilePoller, pair: tuple[socket.socket, socket.socket], is_precise: bool
-) -> None:
+def test_an_event_ends_a_wait(poller: FilePoller, pair: tuple[socket.socket, socket.socket], is_precise: bool) -> None:
     ours, theirs = pair
     poller.add(ours.fileno())
     found: list[tuple[int, int]] = []
@@ -141,7 +139,7 @@ def test_a_wait_ends_with_what_comes_meanwhile(
     assert told(found, ours) == READ
 
 
-def test_an_epoll_beyond_what_select_takes_is_waited_for_by_itself(
+def test_an_epoll_descriptor_beyond_the_limit_of_select_works(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.worker.drivers.wire.poller._SELECTABLE", 0)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from agent.worker.drivers.wire.event_loop import WireLoop
-from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
+from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests
 from agent.worker.pools.prewarm import prewarm
 from agent.worker.workload.encoding.stream import PackedStream
 from agent.worker.workload.mix import CommandMix
 from common.cancellation import Cancellation
-from common.errors import PlanError, TargetError
+from common.errors import TargetError
 from common.plan.schema import Command, Driver, Pools, Retry, Target, Values, Workload
 from common.units import Seconds
 from tests.support.groups import ClusterGroup
@@ -40,14 +40,14 @@ def host_of(url: str, loop: WireLoop | None = None, **pools: Any) -> Iterator[Wi
         host.close()
 
 
-def test_nothing_is_opened_and_nothing_runs_by_making_one(valkey: Server) -> None:
+def test_a_new_runner_opens_nothing_and_runs_nothing(valkey: Server) -> None:
     with host_of(valkey.url) as host:
         assert not host.is_alive
         assert connections(valkey.client()) == 0
         host.cut()
 
 
-def test_each_client_instance_has_its_events_and_all_its_connections_can_be_prewarmed(valkey: Server) -> None:
+def test_prewarming_opens_all_connections_of_each_client_instance(valkey: Server) -> None:
     with host_of(valkey.url, client_instances_per_pool=3, max_connections=4) as host:
         steps: list[int] = []
         opens = host.open(lambda: steps.append(1))
@@ -58,7 +58,7 @@ def test_each_client_instance_has_its_events_and_all_its_connections_can_be_prew
     wait_until(lambda: connections(valkey.client()) == 0, "none is left open")
 
 
-def test_in_a_cluster_each_primary_is_prewarmed(shared_cluster: ClusterGroup) -> None:
+def test_prewarming_opens_connections_to_each_primary_of_a_cluster(shared_cluster: ClusterGroup) -> None:
     with host_of(shared_cluster.url, max_connections=2) as host:
         opens = host.open(lambda: None)
         assert prewarm(opens, Target(url=shared_cluster.url), Cancellation(), lambda *_: None) == 2 * 3
@@ -78,7 +78,7 @@ def test_a_cluster_that_cannot_be_reached_is_said_in_one_line_and_nothing_is_lef
             host.open(lambda: None)
 
 
-def test_what_ends_the_preparation_leaves_nothing(valkey: Server) -> None:
+def test_an_interrupt_while_the_runner_opens_leaves_nothing(valkey: Server) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -86,12 +86,7 @@ def test_what_ends_the_preparation_leaves_nothing(valkey: Server) -> None:
         host.open(stop)
 
 
-def test_a_url_that_is_none_is_refused_when_it_is_made() -> None:
-    with pytest.raises(PlanError), host_of("http://h"):
-        pass
-
-
-def test_hosts_that_share_a_loop_name_the_same_record_of_its_turns(valkey: Server) -> None:
+def test_runners_that_share_a_loop_report_it_once(valkey: Server) -> None:
     loop = WireLoop()
     with host_of(valkey.url, loop) as one, host_of(valkey.url, loop) as other, host_of(valkey.url) as third:
         for host in (one, other, third):
@@ -100,16 +95,10 @@ def test_hosts_that_share_a_loop_name_the_same_record_of_its_turns(valkey: Serve
         assert one.loops[0] is not third.loops[0]
 
 
-def test_requests_are_drawn_ahead_where_none_depends_on_a_reply() -> None:
+def test_requests_are_drawn_ahead_unless_one_depends_on_a_reply() -> None:
     assert isinstance(draw_requests(mix_of("SET", "GET"), 1, 0, 1), PackedStream)
     for mix in (mix_of("SCAN __cursor__"), mix_of("SET", "GET", values=Values(verify=True))):
         drawn = draw_requests(mix, 1, 0, 1)
         assert not isinstance(drawn, PackedStream)
         row, arguments, size, _ = next(drawn)
         assert (mix.names[row], size > 0) == (arguments[0], True)
-
-
-def test_a_record_knows_which_replies_are_all_of_a_size() -> None:
-    record = record_of(mix_of("SET", "GET"))
-    assert record.issued == record.transactions == record.unsent == 0
-    assert len(record.take()) == 0

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.batch_rows import RECORDED_SEPARATELY, WireRecord
 from agent.worker.drivers.wire.requests import (
-    NO_NODE,
     NO_REQUESTS,
     OperationRequestSource,
     PackedRequestSource,
@@ -67,7 +66,7 @@ def taken(queue: RequestQueue, record: WireRecord, counts: list[int], *, in_batc
 
 
 @given(sizes=Sizes, wanted=st.lists(st.integers(1, 9), max_size=20), with_operations=st.booleans())
-def test_requests_of_blocks_are_taken_once_and_in_order_however_many_at_a_time(
+def test_a_queue_returns_each_request_once_and_in_order(
     sizes: list[int], wanted: list[int], with_operations: bool
 ) -> None:
     queue, record = RequestQueue(), WireRecord([None, 5])
@@ -79,7 +78,7 @@ def test_requests_of_blocks_are_taken_once_and_in_order_however_many_at_a_time(
 
 
 @given(sizes=Sizes, batch=st.integers(1, 9))
-def test_batches_of_a_steady_load_are_all_that_there_is_but_for_a_rest(sizes: list[int], batch: int) -> None:
+def test_steady_batches_take_all_requests_except_an_incomplete_last_batch(sizes: list[int], batch: int) -> None:
     queue, record = RequestQueue(), WireRecord([None, 5])
     for block in blocks_of(sizes):
         queue.append(block)
@@ -89,7 +88,7 @@ def test_batches_of_a_steady_load_are_all_that_there_is_but_for_a_rest(sizes: li
 
 
 @given(sizes=Sizes, wanted=st.lists(st.integers(1, 9), min_size=1, max_size=9), clears=st.booleans())
-def test_the_record_hears_of_each_request_of_a_block_that_it_knows(
+def test_the_record_is_told_of_each_request_that_leaves_the_queue(
     sizes: list[int], wanted: list[int], clears: bool
 ) -> None:
     told: list[tuple[int, int]] = []
@@ -114,7 +113,7 @@ def test_the_record_hears_of_each_request_of_a_block_that_it_knows(
     assert reached == record._next - (0 if clears else queue.block.count - queue.position)
 
 
-def test_operations_of_a_part_of_a_block_are_those_of_its_requests() -> None:
+def test_a_batch_finds_the_operations_of_its_requests() -> None:
     block = packed_block([GET, SET, GET])
     batch = block.batch(1, turn_of(2))
     assert block.operations_of(batch) == [SET, GET]
@@ -122,30 +121,14 @@ def test_operations_of_a_part_of_a_block_are_those_of_its_requests() -> None:
     assert block.operations_of(batch) == [(1, (), SET[2], None), (0, (), GET[2], None)]
 
 
-def test_a_block_source_draws_until_there_are_enough() -> None:
+def test_a_packed_source_draws_blocks_until_there_are_enough_requests() -> None:
     source = PackedRequestSource(cast(PackedStream, Dealt(gets(), 4)))
     blocks = list(source.draw(9, None))
     assert [(node, block.count) for node, block in blocks] == [(0, 4)] * 3
     assert [key for _, block in blocks for key in keys(block.payload)] == list(range(12))
 
 
-@given(owners=st.lists(st.integers(-1, 2), min_size=1, max_size=5), wanted=st.integers(1, 30))
-def test_each_request_goes_to_the_node_of_its_slot_and_to_nobody_where_none_has_it(
-    owners: list[int], wanted: int
-) -> None:
-    nodes = np.array([owners[slot % len(owners)] for slot in range(SLOTS)])
-    source = PackedRequestSource(cast(PackedStream, Dealt(gets(), 4)))
-    by_node: dict[int, list[int]] = {}
-    for node, block in source.draw(wanted, nodes):
-        by_node.setdefault(node, []).extend(keys(block.payload))
-    drawn = range(-(-wanted // 4) * 4)
-    owner = {number: int(nodes[slot_of(b"key:%d" % number)]) for number in drawn}
-    assert by_node == {
-        node: mine for node in (NO_NODE, 0, 1, 2) if (mine := [number for number in drawn if owner[number] == node])
-    }
-
-
-def test_operations_one_by_one_are_made_only_when_they_are_wanted() -> None:
+def test_single_operations_are_drawn_only_when_they_are_needed() -> None:
     made: list[int] = []
 
     def drawn() -> Any:
@@ -162,7 +145,7 @@ def test_operations_one_by_one_are_made_only_when_they_are_wanted() -> None:
     assert [node for node, _ in blocks] == [slot_of(b"key:%d" % number) % 2 for number in (3, 4, 5, 6)]
 
 
-def test_operations_that_stay_together_go_to_the_node_of_the_first() -> None:
+def test_a_transaction_goes_to_the_node_of_its_first_operation() -> None:
     source = OperationRequestSource(gets(), lambda call: slot_of(cast(bytes, call[1])), 3)
     [(node, block)] = source.draw(3, np.arange(SLOTS) % 2)
     assert (node, keys(block.payload)) == (slot_of(b"key:0") % 2, [0, 1, 2])

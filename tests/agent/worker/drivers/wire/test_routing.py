@@ -4,7 +4,6 @@ from collections import Counter
 from itertools import count, repeat
 from typing import Any, cast
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,17 +74,9 @@ class World:
         return keys(node.requests.take(Turn((WHENEVER,) * wanted))[1])
 
 
-def test_a_target_that_is_no_cluster_has_one_node_to_which_all_goes() -> None:
-    world = World()
-    world.router.begin(None)
-    assert not world.router.is_cluster
-    assert (world.added, [node.name for node in world.router.nodes]) == ([""], [""])
-    assert [world.took("", 5), world.took("", 3)] == [[0, 1, 2, 3, 4], [5, 6, 7]]
-
-
 @settings(max_examples=30)
 @given(turns=st.lists(st.tuples(st.sampled_from(NAMES), st.integers(1, 9)), max_size=60))
-def test_each_node_gets_the_requests_of_its_slots_all_of_them_in_the_order_drawn(turns: list[tuple[str, int]]) -> None:
+def test_each_node_gets_all_requests_of_its_slots_in_drawing_order(turns: list[tuple[str, int]]) -> None:
     world = World()
     world.router.begin(SLOTS)
     assert world.added == sorted(NAMES)
@@ -98,7 +89,7 @@ def test_each_node_gets_the_requests_of_its_slots_all_of_them_in_the_order_drawn
 
 
 @pytest.mark.parametrize("speeds", [(1, 1, 1), (50, 1, 1), (1, 2, 9)], ids=str)
-def test_all_nodes_together_issue_what_the_plan_draws_however_quick_each_is(speeds: tuple[int, ...]) -> None:
+def test_nodes_of_different_speed_together_issue_what_the_plan_draws(speeds: tuple[int, ...]) -> None:
     raw = {"commands": [{"command": "GET"}], "keys": {"maximum": 5000, "distribution": "zipfian"}}
     mix = CommandMix(from_builtins(raw, Workload), 7)
     world = World(stream=draw_packed(mix, 7, 0, block=1024))
@@ -117,7 +108,7 @@ def test_all_nodes_together_issue_what_the_plan_draws_however_quick_each_is(spee
     assert (drawn - found).total() == backlog
 
 
-def test_nobody_draws_while_another_one_has_much_left() -> None:
+def test_a_fast_node_waits_while_a_slow_node_has_a_long_queue() -> None:
     # All but every 64th request is of one node.
     here, there = NAMES[:2]
     mine = next(f"key:{n}" for n in count() if SLOTS[slot_of(b"key:%d" % n)] == here)
@@ -149,9 +140,7 @@ def steadily(world: World, name: str, count: int) -> list[int]:
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("slots", [SLOTS, slots_of("a:1", "b:1", "")], ids=("a node is down", "no node"))
-def test_in_a_steady_load_nobody_waits_for_what_cannot_be_sent_and_it_fails_in_proportion(
-    slots: list[str], batch: int
-) -> None:
+def test_in_a_steady_load_requests_of_a_lost_node_fail_in_proportion(slots: list[str], batch: int) -> None:
     world = World(block=1024, batch=batch)
     world.router.begin(slots)
     if slots is SLOTS:
@@ -169,7 +158,7 @@ def test_in_a_steady_load_nobody_waits_for_what_cannot_be_sent_and_it_fails_in_p
     assert all(slots[slot_of(b"key:%d" % key)] in ("", "c:1") for key in world.failed)
 
 
-def test_a_node_that_can_be_reached_again_has_its_requests_sent() -> None:
+def test_a_node_that_is_reachable_again_gets_its_requests() -> None:
     world = World(block=1024)
     world.router.begin(SLOTS)
     node = world.router.node("c:1")
@@ -189,7 +178,7 @@ def test_a_node_that_can_be_reached_again_has_its_requests_sent() -> None:
     batch=st.integers(1, 7),
     steps=st.lists(st.sampled_from(["up", "down", "lose", "cover", "open", "closed", "end"]), min_size=5, max_size=40),
 )
-def test_what_was_drawn_is_sent_or_fails_or_is_left_and_nothing_else_is(batch: int, steps: list[str]) -> None:
+def test_every_drawn_request_is_sent_or_fails_or_stays_queued(batch: int, steps: list[str]) -> None:
     world = World(block=64, batch=batch)
     router, done = world.router, list[int]()
     router.begin(SLOTS)
@@ -221,7 +210,7 @@ def test_what_was_drawn_is_sent_or_fails_or_is_left_and_nothing_else_is(batch: i
     assert sorted([*done, *world.failed, *left]) == list(range(len(done) + len(world.failed) + len(left)))
 
 
-def test_workers_do_not_turn_to_the_same_nodes_at_the_same_time() -> None:
+def test_workers_begin_with_different_nodes() -> None:
     orders = []
     for _ in range(2):
         world = World(block=1024)
@@ -238,7 +227,7 @@ def test_workers_do_not_turn_to_the_same_nodes_at_the_same_time() -> None:
     assert sum(one == other for one, other in zip(*orders, strict=True)) < 170
 
 
-def test_turns_go_to_nodes_in_the_proportion_of_what_was_drawn_also_to_none() -> None:
+def test_turns_go_to_nodes_in_proportion_to_their_requests() -> None:
     slots = slots_of("a:1", "a:1", "b:1", "")
     world = World(block=1024)
     world.router.begin(slots)
@@ -257,15 +246,7 @@ def test_turns_go_to_nodes_in_the_proportion_of_what_was_drawn_also_to_none() ->
     assert found.total() == 3000
 
 
-def test_a_node_without_slots_gets_nothing() -> None:
-    world = World()
-    world.router.begin(slots_of("a:1"))
-    world.router.node("b:1")
-    assert world.took("b:1") is None
-    assert world.took("a:1") is not None
-
-
-def test_requests_for_slots_that_no_node_serves_are_kept() -> None:
+def test_requests_of_unserved_slots_are_kept() -> None:
     world = World()
     world.router.begin(slots_of("a:1", ""))
     taken = world.took("a:1", 20)
@@ -278,7 +259,7 @@ def test_requests_for_slots_that_no_node_serves_are_kept() -> None:
     assert world.router.failing == [world.router.uncovered]
 
 
-def test_requests_that_are_drawn_after_a_slot_has_moved_go_to_its_new_node() -> None:
+def test_requests_drawn_after_a_slot_move_go_to_the_new_node() -> None:
     world = World((operation("GET", "key:5") for _ in repeat(None)), block=4)
     world.router.begin(slots_of("a:1"))
     slot = slot_of(b"key:5")
@@ -290,16 +271,7 @@ def test_requests_that_are_drawn_after_a_slot_has_moved_go_to_its_new_node() -> 
     assert world.took("b:1") == [5]
 
 
-def test_an_update_tells_whether_anything_has_changed() -> None:
-    world = World()
-    world.router.begin(SLOTS)
-    assert not world.router.update_slots(SLOTS)
-    assert world.router.update_slots(slots_of(*NAMES[:2]))
-    assert world.router.update_slots(SLOTS)
-    assert world.added == sorted(NAMES)
-
-
-def test_what_waits_for_a_node_that_loses_all_its_slots_goes_to_the_one_that_has_most_of_them() -> None:
+def test_requests_of_a_node_without_slots_go_to_its_heir() -> None:
     world = World()
     world.router.begin(SLOTS)
     world.took(NAMES[0])
@@ -315,7 +287,7 @@ def test_what_waits_for_a_node_that_loses_all_its_slots_goes_to_the_one_that_has
     assert not leaving.is_gone
 
 
-def test_requests_for_slots_that_are_served_again_go_to_who_serves_them() -> None:
+def test_requests_of_slots_that_are_served_again_go_to_their_new_node() -> None:
     world = World()
     world.router.begin(slots_of("a:1", ""))
     world.took("a:1")
@@ -327,7 +299,7 @@ def test_requests_for_slots_that_are_served_again_go_to_who_serves_them() -> Non
 
 
 @pytest.mark.parametrize(("batch", "batches"), [(1, 10), (3, 4), (8, 1)])
-def test_a_steady_load_has_so_many_batches_and_then_no_more(batch: int, batches: int) -> None:
+def test_a_steady_load_has_the_planned_number_of_batches(batch: int, batches: int) -> None:
     world = World(block=5, batch=batch, batches=batches)
     world.router.begin(None)
     node = world.router.node("")
@@ -336,7 +308,7 @@ def test_a_steady_load_has_so_many_batches_and_then_no_more(batch: int, batches:
     assert node.next_batch() is None
 
 
-def test_a_steady_load_of_a_node_that_waits_for_others_goes_on_when_these_have_caught_up() -> None:
+def test_a_fast_node_continues_when_slow_nodes_have_caught_up() -> None:
     here, there = NAMES[:2]
     slots = slots_of(here, there)
     world = World(block=1024)
@@ -349,16 +321,3 @@ def test_a_steady_load_of_a_node_that_waits_for_others_goes_on_when_these_have_c
         assert other.next_batch() is not None
     assert world.fed
     assert first.next_batch() is not None
-
-
-def test_marks_say_whether_connections_have_anything_else_to_do() -> None:
-    world = World()
-    world.router.begin(None)
-    node = world.router.node("")
-    node.update_special_work()
-    assert not node.has_special_work
-    node.connections[0].is_closing = True
-    node.update_special_work()
-    assert node.has_special_work
-    assert node.is_up
-    assert np.array([each.is_up for each in world.router.nodes]).all()

@@ -14,7 +14,7 @@ from tests.support.rows import Row
 from tests.support.wire import GET, MS, SET, T0_NS, WireStage, keys_of, operation, slots_of
 
 OK, QUEUED, A = b"+OK\r\n", b"+QUEUED\r\n", b"$1\r\na\r\n"
-WRONG = b"-WRONGTYPE no\r\n"
+WRONG, ABORT = b"-WRONGTYPE no\r\n", b"-EXECABORT Transaction discarded\r\n"
 ASKING = [b"ASKING"]
 PLAIN = pytest.mark.parametrize("is_plain", [True, False], ids=("drawn ahead", "one by one"))
 
@@ -28,7 +28,7 @@ def moved(key: str, name: str, how: str = "MOVED") -> bytes:
 
 @PLAIN
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_quota_is_issued_to_the_last_operation_and_then_the_connection_rests(is_plain: bool, batch: int) -> None:
+def test_a_quota_is_issued_exactly_and_then_the_connection_is_idle(is_plain: bool, batch: int) -> None:
     stage = WireStage(quota=10, batch=batch, is_plain=is_plain)
     stage.begin()
     while not stage.worker.is_done:
@@ -39,7 +39,7 @@ def test_a_quota_is_issued_to_the_last_operation_and_then_the_connection_rests(i
 
 
 @PLAIN
-def test_nothing_begins_at_or_after_the_end_and_what_began_is_finished(is_plain: bool) -> None:
+def test_no_operation_begins_after_the_end_and_the_last_one_finishes(is_plain: bool) -> None:
     stage = WireStage(end_ns=T0_NS + 25 * MS, is_plain=is_plain)
     stage.begin()
     for _ in range(3):
@@ -51,7 +51,7 @@ def test_nothing_begins_at_or_after_the_end_and_what_began_is_finished(is_plain:
 
 
 @PLAIN
-def test_the_end_of_the_span_is_noticed_while_a_reply_is_waited_for(is_plain: bool) -> None:
+def test_the_end_is_noticed_while_a_reply_is_pending(is_plain: bool) -> None:
     stage = WireStage(end_ns=T0_NS + 25 * MS, is_plain=is_plain)
     stage.begin()
     stage.check(after_ns=30 * MS)
@@ -61,7 +61,7 @@ def test_the_end_of_the_span_is_noticed_while_a_reply_is_waited_for(is_plain: bo
     assert stage.record.issued == 1
 
 
-def test_an_end_that_moves_nearer_is_obeyed() -> None:
+def test_an_earlier_end_is_obeyed() -> None:
     stage = WireStage()
     stage.begin()
     stage.span.end_at(T0_NS + 5 * MS)
@@ -71,7 +71,7 @@ def test_an_end_that_moves_nearer_is_obeyed() -> None:
     assert stage.record.issued == 1
 
 
-def test_a_connection_that_stands_after_the_start_takes_part_at_once() -> None:
+def test_a_connection_that_opens_after_the_start_works_at_once() -> None:
     stage = WireStage(connections=2)
     first, second = stage.node().connections
     stage.to_open.remove(second)
@@ -87,7 +87,7 @@ def test_a_connection_that_stands_after_the_start_takes_part_at_once() -> None:
 # Open loop
 
 
-def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then() -> None:
+def test_an_operation_is_sent_when_it_is_due_and_its_lag_counts_from_then() -> None:
     due = [T0_NS + at * MS for at in (0, 50, 55, 60)]
     stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due)
     stage.begin()
@@ -109,7 +109,7 @@ def test_an_operation_is_sent_when_it_is_due_and_its_lag_is_measured_from_then()
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_what_was_due_before_the_end_and_not_sent_is_counted(batch: int) -> None:
+def test_operations_that_are_due_before_the_end_and_not_sent_are_unsent(batch: int) -> None:
     due = [T0_NS + at * 10 * MS for at in range(10)]
     stage = WireStage(end_ns=T0_NS + 100 * MS, due=due, batch=batch)
     stage.begin()
@@ -121,7 +121,7 @@ def test_what_was_due_before_the_end_and_not_sent_is_counted(batch: int) -> None
     assert stage.record.issued + stage.record.unsent == 10
 
 
-def test_a_batch_is_due_with_its_last_operation_and_each_lag_is_from_its_own_time() -> None:
+def test_a_batch_is_due_with_its_last_operation_and_each_lag_counts_from_its_own_due_time() -> None:
     due = [T0_NS + at * MS for at in (0, 10, 20)]
     stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, batch=3)
     stage.begin()
@@ -131,7 +131,7 @@ def test_a_batch_is_due_with_its_last_operation_and_each_lag_is_from_its_own_tim
     assert [(row.ended_ns // MS, row.lag_ns // MS) for row in stage.rows()] == [(25, 20), (25, 10), (25, 0)]
 
 
-def test_connections_that_rest_share_what_is_due() -> None:
+def test_idle_connections_share_the_operations_that_are_due() -> None:
     due = [T0_NS + 10 * MS] * 3
     stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, connections=4)
     stage.begin()
@@ -140,13 +140,13 @@ def test_connections_that_rest_share_what_is_due() -> None:
     assert sorted(len(stage.sock(connection).commands()) for connection in stage.node().connections) == [0, 1, 1, 1]
 
 
-def test_nothing_is_due_as_long_as_nobody_rests() -> None:
+def test_no_operation_is_due_while_all_connections_are_busy() -> None:
     stage = WireStage(due=[T0_NS, T0_NS], end_ns=T0_NS + 1000 * MS)
     stage.begin()
     assert stage.worker.due_ns == NEVER_NS
 
 
-def test_a_connection_that_sends_what_the_others_waited_for_leaves_them_the_next() -> None:
+def test_a_connection_that_sends_a_due_operation_leaves_the_next_ones_to_idle_connections() -> None:
     due = [T0_NS, *[T0_NS + 10 * MS] * 3]
     stage = WireStage(end_ns=T0_NS + 1000 * MS, due=due, connections=3)
     stage.begin()
@@ -162,16 +162,7 @@ def test_a_connection_that_sends_what_the_others_waited_for_leaves_them_the_next
 # Errors
 
 
-@PLAIN
-def test_in_a_batch_an_error_is_that_of_its_own_operation(is_plain: bool) -> None:
-    stage = WireStage(quota=3, batch=3, is_plain=is_plain)
-    stage.begin()
-    stage.hear(A + WRONG + A)
-    wrong = stage.kind(0, True, "WRONGTYPE")
-    assert [(row.kind, row.bytes_in) for row in stage.rows()] == [(0, len(A)), (wrong, len(WRONG)), (0, len(A))]
-
-
-def test_a_reply_of_which_redis_py_can_make_nothing_is_a_failure_of_its_operation_alone() -> None:
+def test_a_reply_that_redis_py_cannot_parse_fails_its_own_operation_only() -> None:
     def choke(_: Any) -> Any:
         raise ValueError("odd")
 
@@ -184,7 +175,7 @@ def test_a_reply_of_which_redis_py_can_make_nothing_is_a_failure_of_its_operatio
 
 @PLAIN
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_reply_that_does_not_come_in_time_ends_the_connection(is_plain: bool, batch: int) -> None:
+def test_a_late_reply_ends_the_connection(is_plain: bool, batch: int) -> None:
     stage = WireStage(batch=batch, timeout_ns=100 * MS, is_plain=is_plain)
     stage.begin()
     stage.check(after_ns=100 * MS)
@@ -199,7 +190,7 @@ def test_a_reply_that_does_not_come_in_time_ends_the_connection(is_plain: bool, 
     assert stage.metrics().commands["GET"].ok == batch
 
 
-def test_a_reply_of_which_parts_keep_coming_is_waited_for() -> None:
+def test_a_reply_that_keeps_arriving_in_parts_does_not_time_out() -> None:
     stage = WireStage(batch=2, quota=2, timeout_ns=100 * MS)
     stage.begin()
     for piece in (A[:3], A[3:], A[:3], A[3:]):
@@ -208,14 +199,14 @@ def test_a_reply_of_which_parts_keep_coming_is_waited_for() -> None:
     assert stage.metrics().commands["GET"].ok == 2
 
 
-def test_a_redirection_by_a_server_that_is_no_cluster_is_an_error_like_any_other() -> None:
+def test_a_redirection_from_a_standalone_server_is_an_ordinary_error() -> None:
     stage = WireStage(quota=1)
     stage.begin()
     stage.hear(moved("key", "127.0.0.1:7001"))
     assert [row.kind for row in stage.rows()] == [stage.kind(0, True, "MOVED")]
 
 
-def test_a_primary_that_became_a_replica_is_asked_for_again() -> None:
+def test_a_primary_that_became_a_replica_is_reconnected_through_sentinel() -> None:
     stage = WireStage(is_sentinel=True)
     stage.begin()
     stage.hear(b"-READONLY You can't write against a read only replica.\r\n")
@@ -227,7 +218,7 @@ def test_a_primary_that_became_a_replica_is_asked_for_again() -> None:
 # Transactions
 
 
-def test_a_transaction_is_sent_between_multi_and_exec_and_bears_their_bytes_once() -> None:
+def test_a_transaction_counts_the_bytes_of_multi_and_exec_once() -> None:
     stage = WireStage(iter([GET, SET, GET]), quota=3, batch=2, transaction=True)
     stage.begin()
     assert stage.sock().commands() == [[b"MULTI"], list_of(GET), list_of(SET), [b"EXEC"]]
@@ -248,14 +239,23 @@ def test_a_transaction_is_sent_between_multi_and_exec_and_bears_their_bytes_once
     assert (stage.record.issued, stage.record.transactions) == (3, 2)
 
 
-def test_a_transaction_that_is_refused_is_so_many_errors() -> None:
+@pytest.mark.parametrize(
+    ("replies", "code"),
+    [
+        (OK + b"-ERR wrong number of arguments\r\n" + QUEUED + ABORT, "ERR"),
+        (b"-ERR no\r\n" + A + A + ABORT, "ERR"),
+        (OK + QUEUED + QUEUED + ABORT, "EXECABORT"),
+    ],
+    ids=("refused when queued", "refused multi", "aborted"),
+)
+def test_a_refused_transaction_is_an_error_of_each_operation(replies: bytes, code: str) -> None:
     stage = WireStage(quota=2, batch=2, transaction=True)
     stage.begin()
-    stage.hear(OK + b"-ERR wrong number of arguments\r\n" + QUEUED + b"-EXECABORT Transaction discarded\r\n")
-    assert [row.kind for row in stage.rows()] == [stage.kind(0, True, "ERR")] * 2
+    stage.hear(replies)
+    assert stage.metrics().commands["GET"].errors == {code: 2}
 
 
-def test_a_transaction_that_was_watched_in_vain_is_no_reply() -> None:
+def test_a_nil_exec_is_a_failure_without_a_reply() -> None:
     stage = WireStage(quota=1, batch=1, transaction=True)
     stage.begin()
     stage.hear(OK + QUEUED + b"_\r\n")
@@ -272,7 +272,7 @@ def list_of(each: Any) -> list[bytes]:
 
 @PLAIN
 @pytest.mark.parametrize("batch", [1, 2])
-def test_the_others_go_on_when_a_connection_is_lost(is_plain: bool, batch: int) -> None:
+def test_other_connections_continue_when_one_is_lost(is_plain: bool, batch: int) -> None:
     stage = WireStage(connections=3, batch=batch, is_plain=is_plain)
     stage.begin()
     first, second, third = stage.node().connections
@@ -297,7 +297,7 @@ def refuse(stage: WireStage) -> None:
 
 @PLAIN
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_server_that_is_gone_is_the_end_of_a_batch_a_round_and_so_of_the_quota(is_plain: bool, batch: int) -> None:
+def test_each_failed_connect_fails_one_batch_until_the_quota_ends(is_plain: bool, batch: int) -> None:
     stage = WireStage(quota=10, batch=batch, is_plain=is_plain)
     stage.begin()
     stage.hear(b"")
@@ -315,7 +315,7 @@ def test_a_server_that_is_gone_is_the_end_of_a_batch_a_round_and_so_of_the_quota
     assert stage.record.issued == 10
 
 
-def test_nothing_fails_by_a_connection_that_cannot_be_made_while_there_are_others() -> None:
+def test_a_failed_connect_fails_no_operation_while_other_connections_work() -> None:
     stage = WireStage(connections=2, quota=4)
     stage.begin()
     first, second = stage.node().connections
@@ -329,7 +329,7 @@ def test_nothing_fails_by_a_connection_that_cannot_be_made_while_there_are_other
     assert (commands.ok, commands.failures) == (3, {"ConnectionError": 1})
 
 
-def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
+def test_in_an_open_loop_no_operation_fails_before_it_is_due() -> None:
     stage = WireStage(due=[T0_NS + 50 * MS], end_ns=T0_NS + 100 * MS)
     with stage.clock():
         stage.worker.begin()
@@ -341,7 +341,7 @@ def test_in_an_open_loop_nothing_fails_before_it_is_due() -> None:
     assert stage.rows() == [Row(60 * MS, kind, lag_ns=10 * MS, bytes_out=GET[2], bytes_in=0, wait_ns=-1)]
 
 
-def test_after_cancellation_what_was_in_flight_was_cut_short_and_nobody_connects() -> None:
+def test_after_cancellation_operations_in_flight_are_cut_short_and_no_connection_opens() -> None:
     stage = WireStage(batch=2)
     stage.begin()
     stage.span.end_at(stage.now_ns)
@@ -368,22 +368,8 @@ def cluster(*keys: str, **told: Any) -> WireStage:
 
 
 @PLAIN
-def test_each_node_gets_the_keys_of_its_slots(is_plain: bool) -> None:
-    stage = cluster(MINE[0], OTHERS[0], MINE[1], OTHERS[1], is_plain=is_plain)
-    stage.begin()
-    for _ in range(2):
-        for name in (HERE, THERE):
-            if stage.connection(name).batch is not None:
-                stage.hear(A, of=stage.connection(name))
-    asked = {name: stage.sock(stage.connection(name)).commands() for name in (HERE, THERE)}
-    assert stage.metrics().commands["GET"].ok == 4
-    assert {key.decode() for _, key in asked[HERE]} <= set(MINE)
-    assert {key.decode() for _, key in asked[THERE]} <= set(OTHERS)
-
-
-@PLAIN
 @pytest.mark.parametrize("how", ["MOVED", "ASK"])
-def test_a_redirection_is_followed_and_all_of_it_is_the_operations_time(is_plain: bool, how: str) -> None:
+def test_a_redirection_is_followed_and_counts_into_the_service_time(is_plain: bool, how: str) -> None:
     stage = cluster(MINE[0], is_plain=is_plain)
     stage.begin()
     stage.hear(moved(MINE[0], THERE, how), of=stage.connection(HERE), after_ns=10 * MS)
@@ -399,7 +385,7 @@ def test_a_redirection_is_followed_and_all_of_it_is_the_operations_time(is_plain
     assert stage.router._numbers[slot] == stage.node(THERE if how == "MOVED" else HERE).number
 
 
-def test_of_a_batch_only_what_was_redirected_goes_elsewhere() -> None:
+def test_only_the_redirected_operations_of_a_batch_go_to_the_other_node() -> None:
     stage = cluster(*MINE, batch=4)
     stage.begin()
     stage.hear(A + moved(MINE[1], THERE) + WRONG + moved(MINE[3], THERE, "ASK"), of=stage.connection(HERE))
@@ -427,7 +413,7 @@ def test_a_transaction_is_redirected_as_a_whole() -> None:
     assert stage.redirects() == ["ASK"]
 
 
-def test_nobody_is_sent_to_and_fro_for_ever() -> None:
+def test_endless_redirections_become_an_error() -> None:
     stage = cluster(MINE[0])
     stage.begin()
     for _ in range(8):
@@ -440,7 +426,7 @@ def test_nobody_is_sent_to_and_fro_for_ever() -> None:
 
 
 @pytest.mark.parametrize("kind", ["TRYAGAIN", "CLUSTERDOWN"])
-def test_what_cannot_be_followed_is_an_error_and_counted_as_a_redirection(kind: str) -> None:
+def test_tryagain_and_clusterdown_are_errors_and_count_as_redirections(kind: str) -> None:
     stage = cluster(MINE[0])
     stage.begin()
     stage.hear(f"-{kind} not now\r\n".encode(), of=stage.connection(HERE))
@@ -448,14 +434,14 @@ def test_what_cannot_be_followed_is_an_error_and_counted_as_a_redirection(kind: 
     assert stage.redirects() == [kind]
 
 
-def test_after_some_moves_the_topology_is_read_again() -> None:
+def test_the_topology_is_read_again_after_the_planned_number_of_moves() -> None:
     stage = cluster(*MINE, batch=4, refresh_after=2)
     stage.begin()
     stage.hear(b"".join(moved(key, THERE) for key in MINE), of=stage.connection(HERE))
     assert stage.refreshes == 2
 
 
-def test_a_redirection_to_a_node_that_nobody_knew_waits_for_its_connections() -> None:
+def test_a_redirection_to_an_unknown_node_waits_for_its_connections() -> None:
     new = "127.0.0.1:7009"
     stage = cluster(MINE[0], timeout_ns=100 * MS)
     stage.begin()
@@ -471,7 +457,7 @@ def test_a_redirection_to_a_node_that_nobody_knew_waits_for_its_connections() ->
     assert stage.rows()[0][:3] == (1000 * MS, 0, 1000 * MS)
 
 
-def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() -> None:
+def test_a_redirection_to_an_unreachable_node_fails_its_operation() -> None:
     new = "127.0.0.1:7009"
     stage = cluster(MINE[0])
     stage.begin()
@@ -482,7 +468,7 @@ def test_what_was_redirected_to_a_node_that_cannot_be_reached_fails_with_it() ->
     assert stage.metrics().commands["GET"].failures == {"ConnectionError": 1}
 
 
-def test_what_was_redirected_and_not_sent_at_cancellation_was_cut_short() -> None:
+def test_a_redirected_operation_that_was_not_sent_is_cut_short_at_cancellation() -> None:
     stage = cluster(MINE[0])
     stage.begin()
     stage.hear(moved(MINE[0], "127.0.0.1:7009"), of=stage.connection(HERE))
@@ -498,7 +484,7 @@ def found(stage: WireStage, *names: str) -> None:
         stage.worker.update_topology(slots_of(*names))
 
 
-def test_connections_of_a_node_that_is_gone_are_closed_when_they_are_free() -> None:
+def test_connections_of_a_removed_node_are_closed_when_they_are_idle() -> None:
     stage = WireStage(gets(*MINE, *OTHERS), slots=SLOTS, connections=2, block=8)
     stage.begin()
     leaving = list(stage.node(THERE).connections)
@@ -514,7 +500,7 @@ def test_connections_of_a_node_that_is_gone_are_closed_when_they_are_free() -> N
 
 
 @pytest.mark.parametrize("when", ["free", "under way"])
-def test_a_node_that_comes_back_has_all_its_connections_again(when: str) -> None:
+def test_a_node_that_returns_gets_all_its_connections(when: str) -> None:
     stage = WireStage(gets(*MINE, *OTHERS, *MINE, *OTHERS), slots=SLOTS, connections=2, block=8)
     stage.begin()
     connections = list(stage.node(THERE).connections)
@@ -533,7 +519,7 @@ def test_a_node_that_comes_back_has_all_its_connections_again(when: str) -> None
     assert [connection.is_open for connection in stage.node(THERE).connections] == [True, True]
 
 
-def test_what_was_redirected_to_a_node_that_is_gone_goes_on() -> None:
+def test_a_redirection_to_a_removed_node_goes_to_another_node() -> None:
     new = "127.0.0.1:7009"
     stage = cluster(MINE[0])
     stage.begin()
@@ -546,7 +532,7 @@ def test_what_was_redirected_to_a_node_that_is_gone_goes_on() -> None:
 
 
 @PLAIN
-def test_who_waits_for_a_node_that_hangs_goes_on_when_it_is_known_to_be_down(is_plain: bool) -> None:
+def test_nodes_that_wait_for_a_hanging_node_continue_when_it_is_known_to_be_down(is_plain: bool) -> None:
     each = (operation("GET", key) for _ in repeat(None) for key in (MINE[0], OTHERS[0]))
     stage = WireStage(each, slots=SLOTS, is_plain=is_plain, timeout_ns=100 * MS, block=1024)
     stage.begin()

@@ -129,9 +129,7 @@ def expected_operations(
 @example(mixed=mix_of("SET", keys={"minimum": 10**16 - 9, "maximum": 10**16}), block=80, threads=1)
 @example(mixed=mix_of("SET", values={"minimum": 40, "maximum": 40, "kind": "json"}), block=8, threads=1)
 @settings(max_examples=200, deadline=None)
-def test_packed_requests_are_the_bytes_that_redis_py_sends_for_the_same_operations(
-    mixed: CommandMix, block: int, threads: int
-) -> None:
+def test_packed_requests_are_the_bytes_that_redis_py_sends(mixed: CommandMix, block: int, threads: int) -> None:
     stream = draw_packed(mixed, 5, threads - 1, threads, block=block)
     blocks = [stream.block() for _ in range(3)]
     expected = expected_operations(mixed, 3 * block, block=block, thread=threads - 1, threads=threads)
@@ -143,7 +141,7 @@ def test_packed_requests_are_the_bytes_that_redis_py_sends_for_the_same_operatio
 @pytest.mark.parametrize(
     ("minimum", "maximum", "block"), [(150_000, 150_000, 5), (130_000, 270_000, 5), (900, 900, 400)]
 )
-def test_values_that_fill_several_copy_steps_are_whole(minimum: int, maximum: int, block: int) -> None:
+def test_values_longer_than_a_copy_step_are_whole(minimum: int, maximum: int, block: int) -> None:
     mix = mix_of("SET", "GET", values={"minimum": minimum, "maximum": maximum})
     expected = [request for _, _, request in expected_operations(mix, block, block=block)]
     assert requests(draw_packed(mix, 5, 0, block=block).block()) == expected
@@ -206,7 +204,7 @@ def test_requests_go_to_the_node_of_their_first_key_in_order(
 
 @given(batch=st.integers(1, 9), tag=st.integers(1, 30), block=st.integers(1, 60))
 @settings(max_examples=50, deadline=None)
-def test_a_batch_in_one_slot_stays_whole(batch: int, tag: int, block: int) -> None:
+def test_a_transaction_stays_in_one_slot(batch: int, tag: int, block: int) -> None:
     mixed = mix_of(
         "SET",
         "MGET __keys(3)__",
