@@ -1,4 +1,4 @@
-"""Our commands as processes, on a file or on a terminal that can be paused."""
+"""Processes of a soak fleet: our commands with their output in a file or terminal; helpers to find processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class FleetProcess:
-    """A command under way, in a session of its own. What it says goes to `log`, by a terminal if it is to have one:
-    then `drain` must be called now and then."""
+    """A running command, in a session of its own. Its output goes to the file `log`. With a terminal, call `drain`
+    regularly, or the terminal's buffer fills up."""
 
     def __init__(
         self, args: Sequence[str], log: Path, environment: Mapping[str, str], cwd: Path, *, terminal: bool = False
@@ -28,22 +28,22 @@ class FleetProcess:
         self._terminal: int | None = None
         self._file = log.open("wb")
         program = [str(Path(sys.executable).with_name(args[0])), *args[1:]]
-        theirs: int | None = None
+        terminal_end: int | None = None
         if terminal:
-            self._terminal, theirs = os.openpty()
+            self._terminal, terminal_end = os.openpty()
             os.set_blocking(self._terminal, False)
-        output = self._file if theirs is None else theirs
+        output = self._file if terminal_end is None else terminal_end
         self.process = subprocess.Popen(
             program,
             cwd=cwd,
             env=dict(environment) | ({"TERM": "xterm-256color"} if terminal else {}),
-            stdin=subprocess.DEVNULL if theirs is None else theirs,
+            stdin=subprocess.DEVNULL if terminal_end is None else terminal_end,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-        if theirs is not None:
-            os.close(theirs)
+        if terminal_end is not None:
+            os.close(terminal_end)
 
     @property
     def pid(self) -> int:
@@ -51,22 +51,22 @@ class FleetProcess:
 
     @property
     def code(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """The exit code; None while the command runs."""
         return self.process.poll()
 
     @property
-    def said(self) -> str:
-        """All of it so far."""
+    def output(self) -> str:
+        """All output so far."""
         return self.log.read_text(errors="replace")
 
     def drain(self) -> None:
-        """Take what is on the terminal."""
+        """Copy output from the terminal to the log."""
         while self._terminal is not None:
             try:
                 data = os.read(self._terminal, 65536)
             except BlockingIOError:
                 return
-            except OSError:  # nobody has the other side open any more
+            except OSError:  # no process has the other end open any more
                 return
             if not data:
                 return
@@ -74,22 +74,22 @@ class FleetProcess:
             self._file.flush()
 
     def pause_terminal(self, *, paused: bool) -> None:
-        """Ctrl-S, and Ctrl-Q."""
+        """Press Ctrl-S or Ctrl-Q; without a terminal, do nothing."""
         if self._terminal is not None:
             with contextlib.suppress(OSError):
                 os.write(self._terminal, CTRL_S if paused else CTRL_Q)
 
     def signal(self, number: int) -> None:
-        """Send the process itself a signal, if it still runs."""
+        """Send a signal to the process, if it still runs."""
         if self.code is None:
             self.process.send_signal(number)
 
     def close(self) -> None:
-        """End it and all that it started. Idempotent."""
-        family = family_of(self.pid) if self.code is None else []
-        for member in family:
+        """Kill the process and all its descendants. Idempotent."""
+        descendants = descendants_of(self.pid) if self.code is None else []
+        for descendant in descendants:
             with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+                descendant.kill()
         if self.code is None:
             self.process.kill()
         self.process.wait()
@@ -101,13 +101,13 @@ class FleetProcess:
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of children whose parent has ended, so that it finds them. Linux only."""
+    """Make this process the parent of descendants whose parent has ended, so that it finds them. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def family_of(pid: int) -> list[psutil.Process]:
-    """Whom a process has started, and whom these have; none of one that has ended."""
+def descendants_of(pid: int) -> list[psutil.Process]:
+    """Children of a process, their children, and so on; empty if the process has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
     return []
@@ -116,54 +116,54 @@ def family_of(pid: int) -> list[psutil.Process]:
 def workers_of(pid: int) -> list[psutil.Process]:
     """Worker processes of an agent."""
     found = []
-    for child in family_of(pid):
+    for child in descendants_of(pid):
         with contextlib.suppress(psutil.Error):
-            if child.ppid() != pid:  # its own child forks them
+            if child.ppid() != pid:  # the agent's child is the fork server, which forks the workers
                 found.append(child)
     return found
 
 
-def send(pid: int, number: int) -> None:
-    """A signal for a process that may have ended."""
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def ports_to(pids: Sequence[int], port: int) -> set[int]:
-    """Local ports of the connections that these processes have to a port."""
+    """Local ports of all connections from these processes to `port`."""
     found: set[int] = set()
     for pid in pids:
         with contextlib.suppress(psutil.Error):
-            for one in psutil.Process(pid).net_connections("tcp"):
-                if one.raddr and one.raddr.port == port:
-                    found.add(one.laddr.port)
+            for connection in psutil.Process(pid).net_connections("tcp"):
+                if connection.raddr and connection.raddr.port == port:
+                    found.add(connection.laddr.port)
     return found
 
 
 def local_agents_of(pid: int) -> list[int]:
-    """Agents that a coordinator has started, in order."""
+    """Process ids of the local agents that a coordinator has started, ordered by their names."""
     found: dict[str, int] = {}
-    for child in family_of(pid):
+    for child in descendants_of(pid):
         with contextlib.suppress(psutil.Error):
-            words = child.cmdline()
-            # An agent's own processes are copies of it, with its command line.
-            if child.ppid() == pid and "agent.cli" in words and "--name" in words:
-                found[words[words.index("--name") + 1]] = child.pid
+            arguments = child.cmdline()
+            # An agent's own child processes have the same command line, but another parent.
+            if child.ppid() == pid and "agent.cli" in arguments and "--name" in arguments:
+                found[arguments[arguments.index("--name") + 1]] = child.pid
     return [found[name] for name in sorted(found)]
 
 
-def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
+def is_running(pid: int) -> bool:
+    """Whether a process exists and is not a zombie."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
 
 
 def memory_mib(pid: int) -> float:
-    """Its resident memory; 0 of one that has ended."""
+    """Resident memory of a process; 0 if the process has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return float(psutil.Process(pid).memory_info().rss) / 2**20
     return 0.0
 
 
-STOP, GO, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL
+STOP, CONT, KILL = signal.SIGSTOP, signal.SIGCONT, signal.SIGKILL

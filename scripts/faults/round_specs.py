@@ -1,4 +1,4 @@
-"""What happens in a round: its plan, its fleet and its faults, all drawn from the seed. Pure."""
+"""The specification of a round: plan, fleet and faults, all drawn from the seed. Pure."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 COUNTERS = "soak:n:"
-"""Prefix of the keys that INCR counts up: their sum says how many the server executed."""
+"""Prefix of the keys that INCR counts up. Their sum is the number of INCR commands that the server executed."""
 
 
-class Kind(enum.Enum):
+class FaultKind(enum.Enum):
     """What can go wrong."""
 
     CUT = "connections are reset, and new ones refused"
     RESET = "all connections are reset once"
     STORM = "connections are reset again and again"
-    ONE_CUT = "one of the two connections is reset, and stays dead"
+    ONE_CUT = "one of the two connections stops passing data"
     BLACKHOLE = "nothing passes, in either direction"
     DEAF = "nothing passes from coordinator to agent"
     MUTE = "nothing passes from agent to coordinator"
@@ -34,69 +34,86 @@ class Kind(enum.Enum):
     COORDINATOR_STOPPED = "SIGSTOP of the coordinator"
     COORDINATOR_PAUSED = "Ctrl-S in the coordinator's terminal"
     INTERRUPTED = "Ctrl-C"
-    INTERRUPTED_TWICE = "Ctrl-C, and again"
+    INTERRUPTED_TWICE = "Ctrl-C twice"
     JOURNAL_FULL = "the journal cannot be written any more, and the run is resumed"
     TARGET_STOPPED = "SIGSTOP of the target"
     TARGET_KILLED = "kill -9 of the target, which is restarted empty"
-    FLOOD = "a participant sends as fast as it can, and leaves"
-    STRANGERS = "many connections that say nothing"
-    GARBAGE = "many connections that say something else"
+    FLOOD = "a peer with the token sends as fast as it can, and disconnects"
+    STRANGERS = "many connections that send nothing"
+    GARBAGE = "many connections that send garbage"
 
 
-NETWORK = frozenset(
+NETWORK_FAULTS = frozenset(
     {
-        Kind.CUT,
-        Kind.RESET,
-        Kind.STORM,
-        Kind.ONE_CUT,
-        Kind.BLACKHOLE,
-        Kind.DEAF,
-        Kind.MUTE,
-        Kind.HALF_OPEN,
-        Kind.DELAY,
-        Kind.THROTTLE,
+        FaultKind.CUT,
+        FaultKind.RESET,
+        FaultKind.STORM,
+        FaultKind.ONE_CUT,
+        FaultKind.BLACKHOLE,
+        FaultKind.DEAF,
+        FaultKind.MUTE,
+        FaultKind.HALF_OPEN,
+        FaultKind.DELAY,
+        FaultKind.THROTTLE,
     }
 )
 """Kinds that need an agent behind a relay."""
-COSTS_OPERATIONS = frozenset({Kind.AGENT_KILLED, Kind.WORKER_KILLED})
-"""Kinds that may lose reports of operations: those in flight, and those not reported yet."""
-LEAVES_EARLY = frozenset({Kind.AGENT_TERMINATED, Kind.INTERRUPTED_TWICE})
-"""Kinds after which agents and coordinator do not wait for each other as long as they would."""
-TARGET = frozenset({Kind.TARGET_STOPPED, Kind.TARGET_KILLED})
-OUTAGES = NETWORK | {
-    Kind.AGENT_STOPPED,
-    Kind.WORKER_STOPPED,
-    Kind.COORDINATOR_STOPPED,
-    Kind.COORDINATOR_KILLED,
-    Kind.JOURNAL_FULL,
+MAY_LOSE_OPERATIONS = frozenset({FaultKind.AGENT_KILLED, FaultKind.WORKER_KILLED})
+"""Kinds that may lose operations: those in flight, and those not reported yet."""
+SHORTENS_WAITS = frozenset({FaultKind.AGENT_TERMINATED, FaultKind.INTERRUPTED_TWICE})
+"""Kinds after which agents and coordinator wait less long for each other."""
+TARGET_FAULTS = frozenset({FaultKind.TARGET_STOPPED, FaultKind.TARGET_KILLED})
+"""Kinds that hit the target."""
+OUTAGES = NETWORK_FAULTS | {
+    FaultKind.AGENT_STOPPED,
+    FaultKind.WORKER_STOPPED,
+    FaultKind.COORDINATOR_STOPPED,
+    FaultKind.COORDINATOR_KILLED,
+    FaultKind.JOURNAL_FULL,
 }
-"""Kinds that keep agents and coordinator apart for a while: nothing is lost if all of it together is shorter than the
-lease."""
-HARMLESS = frozenset({Kind.FLOOD, Kind.STRANGERS, Kind.GARBAGE, Kind.DELAY, Kind.AGENT_PAUSED, Kind.COORDINATOR_PAUSED})
+"""Kinds that separate agents and coordinator for a while. If all outages together are shorter than the lease, nothing
+is lost."""
+HARMLESS = frozenset(
+    {
+        FaultKind.FLOOD,
+        FaultKind.STRANGERS,
+        FaultKind.GARBAGE,
+        FaultKind.DELAY,
+        FaultKind.AGENT_PAUSED,
+        FaultKind.COORDINATOR_PAUSED,
+    }
+)
 """Kinds that must not change how a run ends."""
-_WEIGHTS = {Kind.COORDINATOR_KILLED: 4, Kind.BLACKHOLE: 2, Kind.CUT: 2, Kind.AGENT_STOPPED: 2, Kind.FLOOD: 2}
+_WEIGHTS = {
+    FaultKind.COORDINATOR_KILLED: 4,
+    FaultKind.BLACKHOLE: 2,
+    FaultKind.CUT: 2,
+    FaultKind.AGENT_STOPPED: 2,
+    FaultKind.FLOOD: 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """Something goes wrong. at_s: after the load began, or, if `early`, after the coordinator was started. seconds:
-    for how long; of a kill, until what was killed is started again. agent: which one, counted round."""
+    """A fault. at_s: after the load began or, if `early`, after the coordinator started. seconds: duration; for a kill,
+    time until the restart. agent: index of the agent, modulo the number of agents."""
 
-    kind: Kind
+    kind: FaultKind
     at_s: float
     seconds: float
     agent: int
     early: bool = False
 
     def __str__(self) -> str:
-        since = "the start" if self.early else "the load"
+        since = "start" if self.early else "load"
         return f"{since} + {self.at_s:4.1f} s: {self.kind.name}, agent {self.agent}, for {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
-class AgentDraw:
-    """An agent that joins from elsewhere, through a relay of its own. late_s: after the coordinator, if above 0.
-    proxied: without a coordinator behind it the relay closes connections at once, instead of keeping them waiting."""
+class AgentSpec:
+    """An agent that joins through its own relay. late_s: above 0, it starts this long after the coordinator. terminal:
+    it writes to a terminal. proxied: without a coordinator, its relay closes connections at once instead of holding
+    them."""
 
     processes: int
     once: bool
@@ -106,37 +123,39 @@ class AgentDraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """A round. plan: content of a plan file, without its target. length_s: of the load, as far as it is known. agents:
-    those that join through relays, standbys included."""
+class RoundSpec:
+    """A round. plan: content of a plan file, without its target. length_s: expected length of the load. agents: all
+    that join through relays, standbys included. terminal: the coordinator writes to a terminal. serves_next_run: the
+    agents run another plan afterwards."""
 
     seed: int
     number: int
     plan: dict[str, Any]
     length_s: float
-    agents: tuple[AgentDraw, ...]
+    agents: tuple[AgentSpec, ...]
     terminal: bool
     faults: tuple[PlannedFault, ...]
-    reuses: bool
+    serves_next_run: bool
 
     @property
-    def kinds(self) -> frozenset[Kind]:
-        """What goes wrong, if it comes to that."""
+    def kinds(self) -> frozenset[FaultKind]:
+        """The kinds of all planned faults."""
         return frozenset(fault.kind for fault in self.faults)
 
     @property
     def lease_s(self) -> float:
-        """Of the plan."""
+        """The lease of the plan."""
         return float(self.plan["fleet"]["lease"][:-1])
 
     @property
-    def patience_s(self) -> float:
-        """After which no agent may load without a coordinator: lease and drain, and a margin for a busy machine."""
+    def fence_s(self) -> float:
+        """An agent without a coordinator must have stopped its load after this time: lease, drain, and a margin for a
+        busy machine."""
         return self.lease_s + float(self.plan["fleet"]["drain"][:-1]) + 4.0
 
 
-def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
-    """Round `number` of a seed; the same each time. quiet: without faults, or with some; by chance if it is None."""
+def draw_round(seed: int, number: int, *, quiet: bool | None = None) -> RoundSpec:
+    """Draw round `number` of a seed: always the same. quiet: without faults; None for some rounds, by chance."""
     chance = random.Random(f"{seed}/{number}")
     driver = chance.choice(["client", "asyncio", "wire"])
     remote = chance.choice([0, 1, 1, 2, 2, 3])
@@ -162,7 +181,7 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
         "seed": chance.randrange(1, 1000),
     }
     agents = tuple(
-        AgentDraw(
+        AgentSpec(
             processes=chance.choice([1, 1, 2]),
             once=chance.random() < 0.5,
             late_s=chance.choice([0.0, 0.0, 1.0]),
@@ -174,7 +193,7 @@ def draw(seed: int, number: int, *, quiet: bool | None = None) -> Draw:
     terminal = chance.random() < 0.6
     is_quiet = chance.random() < 0.08 if quiet is None else quiet
     faults = () if is_quiet else _faults(chance, agents, len(agents) + local, terminal, length_s)
-    return Draw(seed, number, plan, length_s, agents, terminal, faults, reuses=chance.random() < 0.4)
+    return RoundSpec(seed, number, plan, length_s, agents, terminal, faults, serves_next_run=chance.random() < 0.4)
 
 
 def _pools(chance: random.Random, driver: str) -> dict[str, Any]:
@@ -212,7 +231,7 @@ def _workload(chance: random.Random, driver: str) -> dict[str, Any]:
 
 
 def _load(chance: random.Random) -> tuple[dict[str, Any], float]:
-    """(what a plan says of it, seconds that it takes)"""
+    """(load section of the plan, its length in seconds)"""
     rate = chance.choice([100, 300, 800, 1500])
     seconds = chance.choice([4, 6, 9, 12])
     load: dict[str, Any]
@@ -237,13 +256,13 @@ def _load(chance: random.Random) -> tuple[dict[str, Any], float]:
 
 
 def _faults(
-    chance: random.Random, agents: tuple[AgentDraw, ...], fleet: int, terminal: bool, length_s: float
+    chance: random.Random, agents: tuple[AgentSpec, ...], fleet: int, terminal: bool, length_s: float
 ) -> tuple[PlannedFault, ...]:
-    kinds = [kind for kind in Kind if agents or kind not in NETWORK]
+    kinds = [kind for kind in FaultKind if agents or kind not in NETWORK_FAULTS]
     if not terminal:
-        kinds.remove(Kind.COORDINATOR_PAUSED)
+        kinds.remove(FaultKind.COORDINATOR_PAUSED)
     if not any(agent.terminal for agent in agents):
-        kinds.remove(Kind.AGENT_PAUSED)
+        kinds.remove(FaultKind.AGENT_PAUSED)
     weights = [_WEIGHTS.get(kind, 1) for kind in kinds]
     faults: list[PlannedFault] = []
     for kind in chance.choices(kinds, weights, k=chance.choice([1, 1, 2, 2, 3, 4])):

@@ -1,6 +1,6 @@
-"""Peers that a coordinator must survive: one that has the token and floods, and strangers. One process each.
+"""Hostile peers of a coordinator, as a program: a peer with the token that floods, or strangers without the token.
 
-usage: python -m scripts.faults.intruders flood|strangers|garbage PORT SECONDS TOKEN_FILE
+usage: python -m scripts.faults.hostile_peers flood|strangers|garbage PORT SECONDS TOKEN_FILE
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GARBAGE = (b"GET / HTTP/1.1\r\nHost: me\r\n\r\n", b"\x00" * 64, b"*1\r\n$4\r\nP
 
 
 def flood(port: int, seconds: float, token: Path) -> None:
-    """Heartbeats as fast as they leave, on a new connection every now and then, whose answers nobody reads."""
+    """Send heartbeats as fast as possible, and never read a reply. Opens a new connection after 30,000 heartbeats."""
     curve = agent_curve(token)
     heartbeat = Heartbeat(
         sent_ns=1,
@@ -56,7 +56,7 @@ def flood(port: int, seconds: float, token: Path) -> None:
 
 
 def strangers(port: int, seconds: float, *, garbage: bool) -> None:
-    """Connections that say nothing, or something that no agent says; as many as may be, again and again."""
+    """Open connections again and again, and keep the last `STRANGERS`. They send nothing, or garbage."""
     until_s = time.monotonic() + seconds
     opened: list[socket.socket] = []
     with selectors.DefaultSelector() as waiting:
@@ -68,8 +68,8 @@ def strangers(port: int, seconds: float, *, garbage: bool) -> None:
             if len(opened) > STRANGERS:
                 opened.pop(0).close()
             waiting.select(0.002)
-    for one in opened:
-        one.close()
+    for connection in opened:
+        connection.close()
 
 
 def main() -> None:
