@@ -1,1 +1,1 @@
-"""What the coordinator and the agents both speak. Imports neither of them."""
+"""Code that coordinator and agents share. It imports neither of them."""

@@ -1,4 +1,4 @@
-"""One switch that ends all waiting for the target: blocked sockets, retry backoffs and further connects."""
+"""Cancels everything that waits for the target: blocked sockets, retry backoffs and new connects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CutShort(Exception):
 
 
 class Cancellation:
-    """Cancelling ends everything that waits with this object, at once and for good. Thread-safe.
+    """Ends all present and later waits that use this object. Thread-safe.
 
     So neither a server that hangs nor a long retry policy can delay the end of a run.
     """
@@ -43,13 +43,13 @@ class Cancellation:
             raise CutShort("the run is over")
 
     def watch(self, sock: socket.socket) -> None:
-        """Shut this socket down when cancelled. Raises CutShort if that has happened already."""
+        """Shut this socket down on cancellation. Raises CutShort if it was cancelled already."""
         with self._lock:
             self._sockets.add(sock)
         self.check()
 
     def wait(self, seconds: float) -> None:
-        """Sleep. Raises CutShort as soon as it is cancelled."""
+        """Sleep. Raises CutShort on cancellation."""
         if seconds > 0:
             self._cancelled.wait(seconds)
         self.check()

@@ -1,4 +1,4 @@
-"""Limits of this process's control groups: the CPU quota, how often it throttled the process, and others. Linux only.
+"""Limits of this process's control groups: CPU quotas with their throttling, processes, and memory. Linux only.
 
 A quota limits the CPU time in each period (usually 100 ms). A group that has used its quota is throttled: none of its
 processes runs until the next period. Each ancestor of a group may have a quota too. The tightest quota decides how many
@@ -23,17 +23,17 @@ _MOUNT = re.compile(r"\S+ \S+ \S+ (?P<root>\S+) (?P<point>\S+) .*? - (?P<kind>\S
 """A line of mountinfo: id, parent, device, root, mount point, options and tags, type, source, options."""
 
 _US = 1000
-_MOST_SEARCHED = 10_000
+_MAX_SEARCHED = 10_000
 
-_Place: TypeAlias = tuple[int, tuple[str, ...]]
+_RelativePath: TypeAlias = tuple[int, tuple[str, ...]]
 """A path relative to a namespace's root: (levels up, names down from there)."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaReading:
-    """A quota, and its counters since the first reading. cores: what the quota allows, None without one. periods: those
-    in which the group had something to run. throttled_ns: summed over all cores. used_ns: CPU time of all processes of
-    the group with the tightest quota, 0 if the system does not report it."""
+    """A quota, and its counters since the first reading. cores: number of cores that the quota allows, None without a
+    quota. periods: periods in which the group had work. throttled_ns: summed over all cores. used_ns: CPU time of all
+    processes of the group with the tightest quota, 0 if the system does not report it."""
 
     cores: float | None = None
     periods: int = 0
@@ -57,21 +57,21 @@ class CpuGroups:
         return min(self._quotas().values(), default=None)
 
     def read(self) -> QuotaReading:
-        """The quota now, and its counters since this object was made. For several groups the largest count is used: a
-        process that two groups throttle at the same time stops once."""
+        """The quota now, and its counters since this object was made. Each counter is the largest of all groups, not
+        their sum: a process that two groups throttle at the same time stops once."""
         quotas = self._quotas()
         self._limited |= quotas.keys()
         grown = {
             folder: [max(0, now - then) for now, then in zip(_counters(folder), self._before[folder], strict=True)]
             for folder in self._limited
         }
-        most = [max(values) for values in zip((0, 0, 0, 0), *grown.values(), strict=True)]
+        largest = [max(values) for values in zip((0, 0, 0, 0), *grown.values(), strict=True)]
         tightest = min(quotas, key=lambda folder: quotas[folder], default=None)
         return QuotaReading(
             cores=None if tightest is None else quotas[tightest],
-            periods=most[0],
-            throttled_periods=most[1],
-            throttled_ns=most[2],
+            periods=largest[0],
+            throttled_periods=largest[1],
+            throttled_ns=largest[2],
             used_ns=0 if tightest is None else grown[tightest][3],
         )
 
@@ -112,30 +112,31 @@ def least_limit(controller: str, *files: str, root: Path = Path("/")) -> int | N
 
 def _folders(root: Path, controller: str = "cpu") -> Iterator[Path]:
     """The folders of each group of this process and of its ancestors, up to the mount point."""
-    places = {}
+    group_paths = {}
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
-            places["cgroup2"] = _place(path)
+            group_paths["cgroup2"] = _relative_path(path)
         elif controller in controllers.split(","):
-            places["cgroup"] = _place(path)
+            group_paths["cgroup"] = _relative_path(path)
     for line in _text(root / "proc/self/mountinfo").splitlines():
-        if (mount := _MOUNT.match(line)) is None or mount["kind"] not in places:
+        if (mount := _MOUNT.match(line)) is None or mount["kind"] not in group_paths:
             continue
         if mount["kind"] == "cgroup2" or controller in mount["options"].split(","):
-            mounted, mount_point = _place(_plain(mount["root"])), root / _plain(mount["point"]).lstrip("/")
-            yield from _up_from(places[mount["kind"]], mounted, mount_point)
+            mounted = _relative_path(_unescaped(mount["root"]))
+            mount_point = root / _unescaped(mount["point"]).lstrip("/")
+            yield from _up_from(group_paths[mount["kind"]], mounted, mount_point)
 
 
-def _up_from(group: _Place, mounted: _Place, mount_point: Path) -> Iterator[Path]:
+def _up_from(group: _RelativePath, mounted: _RelativePath, mount_point: Path) -> Iterator[Path]:
     """The folders of a group and of its ancestors. mounted: the group that is mounted at `mount_point`."""
     (levels_up, names), (mounted_up, mounted_names) = group, mounted
     if mounted_up == levels_up and names[: len(mounted_names)] == mounted_names:
         folder = mount_point.joinpath(*names[len(mounted_names) :])
     elif mounted_up > levels_up and not mounted_names:
         # Our namespace begins below the mounted folder, and no file says at which path.
-        folder = _found(mount_point, mounted_up - levels_up, names)
+        folder = _find_folder(mount_point, mounted_up - levels_up, names)
     else:
         return
     while folder != mount_point:
@@ -144,23 +145,24 @@ def _up_from(group: _Place, mounted: _Place, mount_point: Path) -> Iterator[Path
     yield mount_point
 
 
-def _found(mount_point: Path, levels: int, names: tuple[str, ...]) -> Path:
-    """The folder of our group: at `levels` unknown names and then `names` below the mount point, found by our pid."""
+def _find_folder(mount_point: Path, levels: int, names: tuple[str, ...]) -> Path:
+    """The folder of our group, found by our pid. Its path below the mount point is `levels` unknown names, then
+    `names`."""
     own_pid = str(os.getpid())
-    for parent in islice(mount_point.glob("/".join(["*"] * levels)), _MOST_SEARCHED):
+    for parent in islice(mount_point.glob("/".join(["*"] * levels)), _MAX_SEARCHED):
         folder = parent.joinpath(*names)
         if own_pid in _text(folder / "cgroup.procs").split():
             return folder
     return mount_point
 
 
-def _place(path: str) -> _Place:
+def _relative_path(path: str) -> _RelativePath:
     names = tuple(name for name in path.removesuffix(" (deleted)").split("/") if name)
     levels_up = next((number for number, name in enumerate(names) if name != ".."), len(names))
     return levels_up, names[levels_up:]
 
 
-def _plain(field: str) -> str:
+def _unescaped(field: str) -> str:
     """A path of mountinfo, in which spaces are octal escapes."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 

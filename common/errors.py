@@ -1,7 +1,7 @@
 """Every error that the programs raise on purpose, with its exit code.
 
 The docstring of each class is its text in the reference of exit codes. 130 (interrupted) is not an error: the report is
-written all the same. Messages are one line: what was found, where, and what would be right.
+written anyway. Messages are one line: what was found, where, and what would be right.
 """
 
 from __future__ import annotations

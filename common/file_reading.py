@@ -1,7 +1,7 @@
-"""Reads small files that a user names, with a limit of size and, for pipes, of time.
+"""Reads small files that the user names. Their size is limited, and for pipes also the time.
 
-A name may also be a pipe: bash passes `<(pass show redis)` as one. The writer may need some time, and a named pipe may
-have no writer. Devices are refused before they are opened, because opening one may already do something.
+The name may be that of a pipe: bash passes one for `<(pass show redis)`. The writer of a pipe may need some time, and a
+named pipe may have no writer. Devices are refused before they are opened, because opening a device may have effects.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from common.units import NS_PER_S
 
 WAIT_S = 10.0
 """How long a pipe may take to end."""
-_AT_ONCE = 1 << 16
+_CHUNK_BYTES = 1 << 16
 _KINDS = ((stat.S_ISDIR, "a directory"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device or terminal"),
           (stat.S_ISBLK, "a device"))  # fmt: skip
 
 
 class WrongKind(OSError):
-    """Neither a file nor a pipe. kind: what it is, such as "a socket"."""
+    """The name is neither a file's nor a pipe's. kind: what it is, such as "a socket"."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(errno.EINVAL, f"it is {kind}")
@@ -71,7 +71,7 @@ def read_to_end(fd: int, limit: int, wait_s: float) -> bytes:
         if not poller.poll(max(0, give_up_ns - monotonic_ns()) / 1e6):
             raise TimeoutError(errno.ETIMEDOUT, f"it is a pipe that did not end within {wait_s:g} s")
         try:
-            part = os.read(fd, min(_AT_ONCE, left))
+            part = os.read(fd, min(_CHUNK_BYTES, left))
         except BlockingIOError:
             continue
         if not part:

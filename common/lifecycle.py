@@ -1,4 +1,4 @@
-"""State machines by table: what moves a state, what repeats change nothing, and an error for everything else."""
+"""State machines as tables: transitions, expected repeats that change nothing, and an error for all other triggers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ S = TypeVar("S", bound=enum.Enum)
 T = TypeVar("T", bound=enum.Enum)
 
 _REMEMBERED = 8
-"""Moves that an error names."""
+"""Number of past transitions that an error lists."""
 
 
 class InvalidTransitionError(Exception):
-    """A trigger for which the table of a state machine has no entry: a bug of ours."""
+    """The table of a state machine has no transition for a trigger. This is a bug of ours."""
 
 
 class Lifecycle(Generic[S, T]):
@@ -26,13 +26,14 @@ class Lifecycle(Generic[S, T]):
     def __init__(
         self, name: str, state: S, table: Mapping[tuple[S, T], S], repeats: Collection[tuple[S, T]] = ()
     ) -> None:
-        """name: for errors. table: the next state by state and trigger. repeats: pairs that change nothing."""
+        """name: for errors. table: the next state for each pair of state and trigger. repeats: pairs that change
+        nothing."""
         self.state = state
         self._name, self._table, self._repeats = name, table, repeats
         self._history: deque[tuple[S, T]] = deque(maxlen=_REMEMBERED)
 
     def move(self, trigger: T) -> bool:
-        """Change to the next state of the table. Returns False for an expected repeat, which changes nothing.
+        """Change to the next state by the table. Returns False for an expected repeat, which changes nothing.
 
         Raises InvalidTransitionError for any other trigger.
         """
@@ -47,6 +48,6 @@ class Lifecycle(Generic[S, T]):
 
     @property
     def story(self) -> str:
-        """The last moves, and the present state."""
+        """The last transitions, and the current state."""
         moves = "".join(f"{state.name} -{trigger.name}-> " for state, trigger in self._history)
         return moves + self.state.name

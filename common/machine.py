@@ -1,4 +1,4 @@
-"""This machine: its name, and its limits of cores, files, threads and memory."""
+"""The name of this machine, and its limits: cores, open files, threads and memory."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _BOOT_ID = _KERNEL / "random/boot_id"
 
 
 def usable_cores() -> int:
-    """How many cores this process can use: those that it may run on (under a cpuset fewer than the machine has), but no
-    more than its CPU quota, rounded up."""
+    """How many cores this process can use: the cores that it may run on (a cpuset may exclude some), but no more than
+    its CPU quota, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = CpuGroups().quota_cores
     return cores if quota is None else min(cores, ceil(quota))
 
 
 _FILES_AT_LEAST = (1 << 20, 1 << 16, 24_576, 10_240)
-"""Limits of open files to try if the hard limit is refused: macOS reports it as unlimited, and refuses that value."""
+"""Limits of open files to try if the hard limit is refused: macOS reports no limit, but refuses this value."""
 
 
 def raise_open_files_limit() -> None:
@@ -62,7 +62,8 @@ def open_files() -> int:
 
 
 def threads_limit() -> int | None:
-    """How many threads this machine, or this process's control group, allows in total; None if unknown."""
+    """How many threads the user, this process's control group or the machine allows in total, whichever is least; None
+    if unknown."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     limits = [None if soft == resource.RLIM_INFINITY else soft, least_limit("pids", "pids.max")]
     for name in ("threads-max", "pid_max"):

@@ -1,4 +1,4 @@
-"""Messages without secrets. Pure text work.
+"""Removes secrets from messages. Pure.
 
 Two rules apply to all text that is shown:
 

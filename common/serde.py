@@ -1,4 +1,4 @@
-"""Our types to plain lists, maps, numbers, text and bytes, and back: the common ground of plan files and the wire."""
+"""Converts our types to plain lists, maps, numbers, text and bytes, and back. Used for plan files and for messages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _QUANTITIES = (Seconds, PerSecond, Bytes, Count)
 
 
 def to_builtins(value: Any) -> Any:
-    """Any of our types as plain lists, maps, numbers, text and bytes; quantities as numbers."""
+    """Any of our types as plain lists, maps, numbers, text and bytes. Quantities become numbers."""
     return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain_quantity)
 
 
 def from_builtins(plain: Any, kind: type[T]) -> T:
-    """Inverse of `to_builtins`. Raises msgspec.ValidationError, whose text ends in the path of what is wrong."""
+    """Inverse of `to_builtins`. Raises msgspec.ValidationError, whose text ends with the path of the wrong value."""
     return msgspec.convert(plain, kind, builtin_types=(bytes,), dec_hook=parse_quantity)
 
 
@@ -32,7 +32,7 @@ def _plain_quantity(value: Any) -> Any:
 
 
 def parse_quantity(kind: type, value: Any) -> Any:
-    """A quantity of this type, for msgspec. Raises ValueError for a value that is none."""
+    """The quantity in a value, for msgspec. Raises ValueError if the value is not a quantity of this type."""
     if kind in _QUANTITIES:
         return kind.parse(value)
     raise NotImplementedError(f"cannot decode {kind.__name__}")

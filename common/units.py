@@ -1,4 +1,5 @@
-"""Quantities as people write them: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576; and text for people.
+"""Parses and formats quantities: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576; and formats text for
+messages.
 
 Each quantity is a type of its own: the type of a plan's field shows its unit, and plan files and the command line parse
 it in the same way. Parsing raises ValueError with what was found and what would be right; `form` describes the accepted
@@ -171,8 +172,8 @@ def _refused(form: str, found: object) -> ValueError:
 def show(value: object) -> str:
     """A found value as an error message quotes it: one line, text in double quotes, at most 60 characters.
 
-    Lists and mappings are only named: with YAML aliases a small file can stand for a huge list. Very long numbers are
-    only named, too: Python refuses to print them.
+    Lists and mappings are not quoted, because with YAML aliases a small file can contain a huge list. Very long numbers
+    are not quoted either, because Python refuses to print them.
     """
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"
@@ -217,7 +218,7 @@ def _ten_digits(value: float) -> str:
 
 
 def _as_float(value: float) -> float:
-    """A number as a float, infinity for whole numbers beyond all floats."""
+    """A number as a float; infinity for whole numbers that are too large."""
     try:
         return float(value)
     except OverflowError:
@@ -242,7 +243,7 @@ MOST_LISTED = 8
 
 
 def listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
-    """`["a", "b"]` -> "a, b"; after the first `most` names only the number of others: "a, b and 7 more"."""
+    """`["a", "b"]` -> "a, b". After the first `most` names, only the number of the others: "a, b and 7 more"."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 

@@ -10,9 +10,9 @@ from common.plan.schema import Connections, Driver, Plan
 from common.units import counted
 
 SPARE_FILES = 32
-"""Files that a worker process opens for a moment: TLS files, the second handle of a socket in a handshake."""
+"""Files that a worker process opens briefly: TLS files, and a second descriptor of a socket during its handshake."""
 USUAL_FILES = 32
-"""Files that a worker process has open before its connections, if these cannot be counted."""
+"""Files that a worker process usually has open before its connections, for use where they cannot be counted."""
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class PoolOfGroup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Connections of some pools, to each node. all_at_once: opened at the start, with `wire` and with `prewarm`.
+    """Connections of several pools to each node. all_at_once: opened at the start, with `wire` and with `prewarm`.
     as_needed: opened by calls, at most one for each client instance that a worker can use."""
 
     all_at_once: int = 0
@@ -55,8 +55,8 @@ def pools_by_process(pools: Sequence[T], processes: int) -> list[tuple[T, ...]]:
 
 
 def shortage(limit: int | None, in_use: int, connections: int) -> str:
-    """Why a worker process with `in_use` open files cannot open `connections` more; "" if it can. limit: of open files,
-    None for no limit."""
+    """Why a worker process with `in_use` open files cannot open `connections` more; "" if it can. limit: maximum number
+    of open files, None for no limit."""
     if limit is None or in_use + SPARE_FILES + connections <= limit:
         return ""
     return (
@@ -65,10 +65,10 @@ def shortage(limit: int | None, in_use: int, connections: int) -> str:
     )
 
 
-def shortage_note(plan: Plan, hand: Iterable[PoolOfGroup], limit: int | None, nodes: int = 1) -> str:
+def shortage_note(plan: Plan, pools: Iterable[PoolOfGroup], limit: int | None, nodes: int = 1) -> str:
     """The note before the start if calls may need more connections than a worker process with these pools can open; ""
-    if all fit. Connections that are opened from the start need no note: the worker process refuses the run."""
-    wanted = needed(plan, hand)
+    if all fit. Connections that are opened at the start need no note: if they do not fit, the run is refused."""
+    wanted = needed(plan, pools)
     connections = nodes * (wanted.all_at_once + wanted.as_needed)
     found = shortage(limit, USUAL_FILES, connections) if wanted.as_needed else ""
     return f"a worker process {found}, if calls need all of them; {REMEDY}" if found else ""

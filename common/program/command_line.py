@@ -1,4 +1,4 @@
-"""What the command lines of both programs share: running a group of commands, `--version`, and types of values."""
+"""Shared by the command lines of both programs: running a group of commands, `--version`, and types of values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from common.units import show
 
 
 class ParsedType(click.ParamType[Any]):
-    """A value that a function makes of a text; its ValueError becomes a usage error."""
+    """The type of a parameter that a function parses. The function's ValueError becomes a usage error."""
 
     def __init__(self, metavar: str, parse: Callable[[str], Any]) -> None:
         self.name = metavar
@@ -43,7 +43,7 @@ def version_option(program: str) -> Callable[[Callable[..., Any]], Callable[...,
 
     def print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         if wanted and not ctx.resilient_parsing:
-            from common.program.version import about  # takes 20 ms, to look up distributions
+            from common.program.version import about  # imported here: it takes 20 ms to find the installed versions
 
             click.echo(about(program))
             ctx.exit()
@@ -60,8 +60,8 @@ def version_option(program: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 
 def run_commands(group: click.Group, program: str, arguments: Sequence[str] | None) -> int:
-    """Run the command that the arguments name, by default those of this process. Returns its exit code. Every error is
-    one line on stderr."""
+    """Run the command that the arguments name. Returns its exit code. Every error is one line on stderr. arguments:
+    None: of this process."""
     try:
         code = group.main(args=arguments, prog_name=program, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -1,7 +1,7 @@
-"""The first lines of both commands, and the guard around imports.
+"""The entry point of both programs, and the guard around imports.
 
-Imports take up to half a second. A Ctrl-C in this time ends the program at once and without a traceback, because
-nothing is open yet.
+Imports take up to half a second. A Ctrl-C during imports ends the program at once, without a traceback. This is safe,
+because nothing is open yet.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from common.errors import EXIT_INTERRUPTED
 
 
 def run_main(module: str) -> int:
-    """Import this module and call its `main`. Returns an exit code, also after a Ctrl-C that nobody else has caught."""
+    """Import this module and call its `main`. Returns the exit code, also after an uncaught Ctrl-C."""
     try:
         with interruptible_imports():
             main = importlib.import_module(module).main
@@ -27,8 +27,8 @@ def run_main(module: str) -> int:
 
 @contextmanager
 def interruptible_imports() -> Iterator[None]:
-    """A Ctrl-C inside ends the process at once: KeyboardInterrupt in the middle of an import may come out as another
-    error, or be printed and dropped."""
+    """A Ctrl-C in the block ends the process at once. A KeyboardInterrupt would not do: within an import it may turn
+    into another error, or be printed and ignored."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # a shell ignores SIGINT for a job in the background: leave it ignored
         signal.signal(signal.SIGINT, _exit)

@@ -1,19 +1,19 @@
-"""Limits how many lines on the terminal other machines can cause. Pure."""
+"""Limits how many lines other machines can make this program print. Pure."""
 
 from __future__ import annotations
 
 from common.units import NS_PER_S, counted
 
 LINES_AT_ONCE = 200
-"""About as many as the agents of a large fleet cause when they all join."""
+"""About as many lines as the agents of a large fleet cause when they all join."""
 LINES_PER_S = 5
 
 
 class LineLimit:
-    """Allows `LINES_AT_ONCE` lines, then `LINES_PER_S`. `missed` counts the lines beyond the limit."""
+    """Allows `LINES_AT_ONCE` lines, then `LINES_PER_S` lines per second. `missed` counts the lines beyond the limit."""
 
     def __init__(self, subject: str, now_ns: int) -> None:
-        """subject: of the lines, for `summary`."""
+        """subject: what the lines are about, for `summary`."""
         self._subject = subject
         self._left_ns = self._most_ns = LINES_AT_ONCE * NS_PER_S // LINES_PER_S
         self._asked_ns = now_ns

@@ -1,5 +1,5 @@
-"""Signals as data: a socket that becomes readable, for a loop that polls. SIGHUP is among them: closing the terminal
-ends a run as Ctrl-C does, with a report. If SIGHUP is ignored, it stays ignored: that is what `nohup` is for."""
+"""Signals as data: a socket that becomes readable, for a polling loop. SIGHUP is included, so closing the terminal ends
+a run like Ctrl-C, with a report. If SIGHUP is ignored, as under `nohup`, it stays ignored."""
 
 from __future__ import annotations
 
@@ -49,4 +49,4 @@ def caught_signals() -> Iterator[Signals]:
 
 
 def _leave_to_wakeup_fd(number: int, frame: object) -> None:
-    """Does nothing. Python itself writes the number to the wakeup socket, if the signal has a handler."""
+    """Does nothing. It must exist because Python writes the number to the wakeup socket only if there is a handler."""

@@ -1,13 +1,13 @@
-"""What both programs have around their commands: standard streams that cannot break a run, and errors of one line, with
-the traceback in a file.
+"""Runs the commands of both programs with standard streams that cannot break a run, and reports errors in one line,
+with the traceback in a file.
 
 A run must not fail because its output cannot be written. So stdout and stderr are replaced by streams that never raise.
 
-stderr has the messages of a program while it works. Writing to stderr never waits either: see `stderr_writer`.
+stderr has the program's messages while it works. Writing to stderr never waits: see `stderr_writer`.
 
-stdout has the result, written when the work is done. Writing waits for a slow reader (`| less`) without limit;
-Ctrl-C ends the wait. After the first error, later output is dropped. At its end the program decides what lost
-output means:
+stdout has the result, written when the work is done. Writing waits for a slow reader (`| less`) without a limit; Ctrl-C
+ends the wait. After the first error, later output is dropped. At its end, the program reports lost output, depending on
+the cause:
 
     the reader stopped early (`| head`)   nothing
     closed, or its disk is full           a line on stderr, and exit code 2 unless the output is also elsewhere
@@ -38,8 +38,8 @@ _OUR_PACKAGES = ("agent", "common", "coordinator")
 
 
 class Outlet(io.RawIOBase):
-    """A file descriptor to write to. Never raises, except for a Ctrl-C: `error` is the first failure, and later output
-    is dropped."""
+    """A stream to a file descriptor that raises no error except KeyboardInterrupt. `error` is the first failure; later
+    output is dropped."""
 
     def __init__(self, fd: int, error: OSError | None = None, before: Callable[[], None] | None = None) -> None:
         """before: called before each write."""
@@ -90,8 +90,8 @@ class Outlet(io.RawIOBase):
 
 
 def run_program(name: str, command: Callable[[], int]) -> int:
-    """Run a command with standard streams that cannot break it. Returns its exit code; instead of EXIT_OK the code of a
-    usage error if its output could not be written."""
+    """Run a command with standard streams that cannot break it. Returns its exit code. If its output could not be
+    written, the code of a usage error replaces EXIT_OK."""
     _ignore_impossible_sizes()
     with _safe_streams():
         try:
@@ -121,8 +121,8 @@ def complain(name: str, message: str) -> None:
 
 
 def failed(name: str, error: Exception) -> int:
-    """Print one line on the error that ended a program, and return its exit code. The traceback of an unexpected error
-    goes into a file that the line names."""
+    """Print one line about the error that ended a program, and return the exit code. The traceback of an unexpected
+    error goes into a file, which the line names."""
     code, text = explained(error)
     complain(name, text)
     return code
@@ -147,8 +147,8 @@ def described(error: BaseException) -> str:
 
 
 def keep_traceback(error: BaseException, path: Path | None = None) -> Path | None:
-    """Append an exception's traceback to a file; without a path, or if that cannot be written, to a temporary file.
-    Returns the file; None if none could be written."""
+    """Append an exception's traceback to a file. Without a path, or if that file cannot be written, use a temporary
+    file. Returns the path; None if no file could be written."""
     text = hide_userinfo("".join(traceback.format_exception(error)))
     if path is not None:
         with suppress(OSError), open(path, "a", opener=_private, encoding="utf-8", errors="backslashreplace") as file:
@@ -163,7 +163,7 @@ def keep_traceback(error: BaseException, path: Path | None = None) -> Path | Non
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that only its owner reads: a traceback may show names and addresses."""
+    """Open a file that only its owner may read, because a traceback may show names and addresses."""
     return os.open(path, flags, 0o600)
 
 
@@ -183,7 +183,7 @@ def _module_path(filename: str) -> str | None:
 
 
 def _without_directory(error: Exception) -> str:
-    """What to add to a message about a file if the working directory was deleted; else ""."""
+    """The end of a message about a file if the working directory was deleted; otherwise ""."""
     is_about_files = isinstance(error, UsageError) or any(isinstance(cause, OSError) for cause in _causes(error))
     is_gone = is_about_files and directory_is_gone()
     return "; the working directory was deleted: change to one that exists (cd)" if is_gone else ""
@@ -207,8 +207,8 @@ def directory_is_gone() -> bool:
 
 
 def _ignore_impossible_sizes() -> None:
-    """Remove an impossible COLUMNS or LINES: rich believes COLUMNS=0, and click and rich read other nonsense
-    differently. Without the variable both ask the terminal."""
+    """Remove COLUMNS and LINES if they are not plausible: rich uses COLUMNS=0, and click and rich differ on other
+    values. Without the variables, both ask the terminal."""
     for name in ("COLUMNS", "LINES"):
         size = os.environ.get(name, "1")
         if not (size.isascii() and size.isdigit() and len(size) < 9 and 0 < int(size) <= _LARGEST_SIZE):
@@ -252,7 +252,8 @@ def _closed(fd: int) -> OSError | None:
 
 
 def _result_stream(before: object, error: OSError | None, stderr_writer: StderrWriter) -> io.TextIOWrapper:
-    """stdout. Waits for stderr before it writes: without a limit if both are the same terminal or pipe."""
+    """stdout. Before it writes, it waits until stderr is written: without a limit if both are the same terminal or
+    pipe."""
     patience_s = None if _are_the_same() else PATIENCE_S
     waits = True
 

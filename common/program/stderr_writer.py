@@ -1,11 +1,11 @@
-"""stderr of a program, written by a thread, so that nothing else waits for it.
+"""Writes a program's stderr in a thread, so that no other thread waits for stderr.
 
-A write to a paused terminal (Ctrl-S), to a pipe that nobody reads or to a hung ssh session blocks, and the loops that
-keep a fleet alive must not block. So a thread writes, from a bounded queue. Lines that do not fit or cannot be written
-are dropped; when stderr accepts output again, one line counts the missing ones.
+A write to a paused terminal (Ctrl-S), to a full pipe or to a hung ssh session blocks, but the loops that keep a fleet
+alive must not block. So a thread writes, from a bounded queue. Lines that do not fit or cannot be written are dropped.
+When stderr accepts output again, one line reports how many lines are missing.
 
-O_NONBLOCK would be simpler, but a terminal shares it with the shell and with every other program there. Polling for
-room is not enough: another process may fill a pipe before the write, and a file on a hung disk always claims room.
+O_NONBLOCK would be simpler, but on a terminal it would affect the shell and all other programs there. Polling before a
+write is not enough: another process may fill a pipe in between, and a file on a hung disk always counts as writable.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class StderrWriter(io.BufferedIOBase):
         self._queue: deque[tuple[bytes, int]] = deque()
         """Texts, and how many lines are missing if one cannot be written."""
         self._waiting_bytes = 0
-        """In the queue, and what the thread is writing."""
+        """Bytes in the queue, and in the write in progress."""
         self._missing = 0
-        """Lines that were dropped, and not yet reported."""
+        """Dropped lines that are not reported yet."""
         self._pieces = 0
-        """How many were written: progress, for `drain`."""
+        """Number of pieces written. Shows `drain` whether there is progress."""
         self._thread: threading.Thread | None = None
         self._ended = False
 
@@ -117,7 +117,8 @@ class StderrWriter(io.BufferedIOBase):
         self._waiting_bytes += len(text)
 
     def _write_queue(self) -> None:
-        # Signals are for the main thread: one that arrives here would not interrupt its waits.
+        # Signals are for the main thread: a signal delivered to this thread would not interrupt the main thread's
+        # waits.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._wanted:
@@ -167,7 +168,7 @@ def is_behind(stream: object) -> bool:
 
 
 def write_stderr_by_thread() -> None:
-    """From now on this process waits for its stderr at its end only, for at most a second."""
+    """Write stderr in a thread from now on. The process waits for stderr only at its end, for at most a second."""
     writer = StderrWriter(_STDERR)
     sys.stderr = text_stream(writer)
     atexit.register(writer.drain, PATIENCE_S)

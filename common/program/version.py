@@ -1,4 +1,4 @@
-"""The version of redis-stampede, and of the software below it."""
+"""The versions of redis-stampede, Python and redis-py."""
 
 from __future__ import annotations
 
