@@ -232,7 +232,7 @@ class WorkerRun:
     def _pacer(self, worker: _PlannedWorker, span: Span, batch: int, quota: int | None) -> Pacer:
         load, seed, thread, threads = self._plan.load, self._plan.seed, worker.number, self._threads_total
         from_ns = span.begin_ns - span.t0_ns
-        if self._line.is_plain and not load.stages:
+        if self._line.has_one_leg and not load.stages:
             schedule = schedule_of(load, seed, thread, threads, span.t0_ns, from_ns)
             return Pacer(span, batch=batch, quota=quota, schedule=schedule)
         return StagedPacer(

@@ -1,4 +1,4 @@
-"""Where something stands in a plan: paths of keys and list positions, and how an error message names them."""
+"""The place of a value in a plan: a path of keys and list positions, and its form in error messages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ KeyPath = tuple[str | int, ...]
 """Keys and list positions: `("pools", 1, "name")`."""
 
 EVERY = "*"
-"""Stands in a path for every position of a list."""
+"""In a path: every position of a list."""
 
 Where = Callable[[KeyPath], str]
-"""Names the source of what is at a path, as an error message begins with it: a flag, a variable, a place in a file."""
+"""Returns the source of the value at a path, for the beginning of an error message: a flag, a variable, or a place in a
+file."""
 
 
 def render(path: KeyPath) -> str:
@@ -20,5 +21,5 @@ def render(path: KeyPath) -> str:
 
 
 def in_plan(path: KeyPath) -> str:
-    """The place of a value that came from no file and no flag."""
+    """The place of a value that came from neither a file nor a flag."""
     return f"plan: {render(path)}"

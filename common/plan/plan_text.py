@@ -1,4 +1,4 @@
-"""A plan for others: without passwords, as YAML for people, and as a hash for comparison."""
+"""Forms of a plan for output: without passwords, as YAML, and as a hash for comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNSET: tuple[Any, ...] = (None, (), {}, Sentinel())
 
 
 def redacted(plan: Plan) -> Plan:
-    """The plan as it may be shown and stored: `***` for each of its passwords."""
+    """The plan with `***` for each of its passwords, so that it may be shown and stored."""
     target = plan.target
     sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
     hidden = msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
@@ -32,15 +32,15 @@ def plan_hash(plan: Plan) -> str:
 
 
 def plan_yaml(plan: Plan) -> str:
-    """The whole plan as a plan file: redacted, with quantities as people write them. Loading it gives the same plan."""
+    """The whole plan as a plan file: redacted, with units. Loading it gives the same plan."""
     shown = redacted(plan)
     if shown.target.password_env is not None or shown.target.password_file is not None:
-        # The name of the variable or file is enough to find the password again, and two sources would be an error.
+        # Loading finds the password by the name of the variable or file. Two sources would be an error.
         shown = msgspec.structs.replace(shown, target=msgspec.structs.replace(shown.target, password=None))
     if shown.target.embedded is not None:
-        # The URL is that of a server which ends with the run.
+        # The URL belongs to a server that ends with the run.
         shown = msgspec.structs.replace(shown, target=msgspec.structs.replace(shown.target, url=""))
-    # Not allow_unicode: it would write U+0085 as it is, which YAML reads as the end of a line.
+    # Without allow_unicode, which would not escape U+0085: YAML reads it as the end of a line.
     return yaml.safe_dump(_as_people_write(shown), sort_keys=False, width=120)
 
 

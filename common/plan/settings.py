@@ -1,7 +1,7 @@
 """The settings of the plan: every flag and environment variable that the schema declares.
 
-The command line makes its options from `SETTINGS`, and the environment its `STAMPEDE_...` variables. `values_by_path`
-turns what was given into values of the plan.
+The options of the command line and the `STAMPEDE_...` variables of the environment come from `SETTINGS`.
+`values_by_path` converts given settings into values of the plan.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """Its flag, "" if only a variable sets it."""
+        """Its flag; "" if only a variable sets the key."""
         return self.option.flag
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Its flag and the flag's aliases; empty if only a variable sets it."""
+        """Its flag and the flag's aliases; empty if only a variable sets the key."""
         return (self.flag, *self.option.aliases) if self.flag else ()
 
     @property
     def variable(self) -> str:
-        """Its name in the environment."""
+        """Its environment variable."""
         return self.option.variable or ENVIRONMENT_PREFIX + self.flag.removeprefix("--").replace("-", "_").upper()
 
     @property
@@ -73,7 +73,8 @@ class Setting:
         return metavar if self.option.alone is None else f"[{metavar}]"
 
     def parse(self, text: str) -> Any:
-        """The value that a plan file would have for this text. Raises ValueError with what was found and expected."""
+        """The value that a plan file would have in place of this text. Raises ValueError, which says what was found and
+        what was expected."""
         raw = self.option.parse(text) if self.option.parse else raw_value(text, self.type)
         is_entry = self.option.repeatable and isinstance(self.type, inspect.VarTupleType)
         fault = find_fault(raw, (*self.path, EVERY) if is_entry else self.path)
@@ -145,7 +146,7 @@ SETTINGS: tuple[Setting, ...] = tuple(
         key=lambda setting: HEADINGS.index(setting.heading),
     )
 )
-"""By heading, and below it in the order of the schema."""
+"""Sorted by heading, then in the order of the schema."""
 
 
 def _setting_of(*path: str | int) -> Setting:

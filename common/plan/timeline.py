@@ -1,7 +1,7 @@
 """The timeline of a load: its legs, one after the other from the common start.
 
-Legs are the warmup, if there is one, and then either one leg named "measure" or the stages in order. The warmup is not
-measured: no figure of the report includes it. A stage without a name is named by its number, "stage 1".
+The legs are the warmup, if there is one, and then either one leg named "measure" or the stages in order. The warmup is
+not measured: no figure of the report includes it. A stage without a name gets the name "stage 1", by its number.
 
 The rate of an open leg is constant or changes linearly, so the number of operations due at a time is linear or
 quadratic in the time. The fleet's operations are numbered from 0 through all open legs: operation k is due when the
@@ -9,8 +9,8 @@ integral of the rate reaches k. Sums are exact fractions. Due times in a leg of 
 the nanosecond. Due times in a ramp are computed from k alone in 64-bit floats; their error is at most 10^-15 of the
 leg's length, which is a nanosecond in a leg of eleven days.
 
-A linear ramp begins at the rate at which the stage before ended; at 0 if there is none, or if that stage is a closed
-loop. The warmup has the load of the first stage; if that is a ramp, the warmup has the rate at the ramp's end.
+A linear ramp begins at the final rate of the previous stage; at 0 if there is no previous stage, or if that stage is a
+closed loop. The warmup has the load of the first stage; if that is a ramp, the warmup has the ramp's final rate.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Leg:
 
     @property
     def is_open(self) -> bool:
-        """Whether operations are sent at a rate, and not when a reply came."""
+        """Whether operations are sent at a rate. In a closed loop, each is sent after a reply."""
         return self.to_per_s is not None
 
     @property
@@ -71,8 +71,8 @@ class Leg:
         return self.from_per_s + (self.to_per_s - self.from_per_s) * passed
 
     def due(self, until_ns: int) -> Fraction:
-        """The integral of the rate from the begin to `until_ns`, or to the end if the end is earlier; 0 in a closed
-        loop."""
+        """The integral of the rate from the leg's beginning to `until_ns`, or to the leg's end if that is earlier; 0 in
+        a closed loop."""
         if self.from_per_s is None or self.to_per_s is None:
             return Fraction(0)
         passed = Fraction(max(0, min(until_ns, until_ns if self.end_ns is None else self.end_ns) - self.begin_ns))
@@ -119,7 +119,7 @@ class Timeline:
         return self.legs[-1].end_ns
 
     @property
-    def is_plain(self) -> bool:
+    def has_one_leg(self) -> bool:
         """Whether the load has one leg."""
         return len(self.legs) == 1
 
@@ -129,7 +129,8 @@ class Timeline:
         return tuple(leg.begin_ns for leg in self.legs)
 
     def at(self, offset_ns: int) -> int:
-        """The index of the leg at a time after the start; also of times before the first leg or after the last."""
+        """The index of the leg at a time after the start. Times before the first leg or after the last belong to these
+        legs."""
         return max(0, bisect_right(self.begins_ns, offset_ns) - 1)
 
     def in_second(self, second: int) -> range:

@@ -1,6 +1,6 @@
 """Checks a raw plan against the schema. A fault reports what was found, where, and what would be right.
 
-msgspec checks the same types when the plan is made, but its messages do not show what was found.
+msgspec checks the same types when the plan is made, but its messages do not quote the found value.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def choices(kind: inspect.Type) -> list[str]:
 
 
 def raw_value(text: str, kind: inspect.Type) -> Any:
-    """The value that the text of a flag or a variable would have in a plan file; the text itself if it does not fit."""
+    """The text of a flag or variable as the value that a plan file would have; the text itself if it is not of the
+    type."""
     word = text.strip().lower()
     match kind:
         case inspect.IntType() if _WHOLE.fullmatch(word):

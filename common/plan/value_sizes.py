@@ -10,10 +10,10 @@ from common.plan.schema import Values
 from common.units import Bytes, show
 
 JSON_PREFIX, JSON_SUFFIX = b'{"v":"', b'"}'
-"""What stands around the text of a JSON value."""
+"""The bytes before and after the text of a JSON value."""
 JSON_BYTES = len(JSON_PREFIX) + len(JSON_SUFFIX)
 CHECKSUM_BYTES = 10
-"""What a verified value needs in addition to its key: a checksum of 8 hexadecimal digits, and two blanks."""
+"""Bytes of a verified value in addition to its key: a checksum of 8 hexadecimal digits, and two spaces."""
 TEXT_BITS = 6
 """Random bits in each byte of a text value."""
 

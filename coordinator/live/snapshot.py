@@ -159,7 +159,7 @@ def build_snapshot(
 
 
 def _stage_now(line: Timeline, elapsed_s: float) -> LiveStage | None:
-    if line.is_plain or elapsed_s < 0:
+    if line.has_one_leg or elapsed_s < 0:
         return None
     offset_ns = round(elapsed_s * NS_PER_S)
     number = line.at(offset_ns)
@@ -176,7 +176,7 @@ def _row(seconds: ShownSeconds, number: int, line: Timeline) -> LiveSecond:
         errors=second.errors,
         service=_times(second.service.merged),
         response=_times(second.response.merged),
-        stage="drain" if shown.drains else "" if line.is_plain else shown.leg.name,
+        stage="drain" if shown.drains else "" if line.has_one_leg else shown.leg.name,
         core_share=second.core_share,
         length_s=shown.length_s,
         wanted_per_s=shown.wanted_per_s,

@@ -187,7 +187,7 @@ def test_resume_uses_the_plan_file_of_the_run(run: Run, started: list[tuple[Plan
     assert (plan.target.url, plan.load.requests, options.resume) == ("redis://left", 7, "r-1")
     # Only the sources of passwords may be given again.
     (folder / "plan.yaml").write_text("target: {url: 'redis+sentinel://left/x'}\nload: {requests: 7}")
-    assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file that holds the password")
+    assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file with the password")
     assert "expected no plan and no flags of one" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
     code, _, err = run("start", "--resume", "nobody")
     assert code == 2

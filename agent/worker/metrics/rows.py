@@ -166,7 +166,7 @@ def seconds_of(rows: Rows, t0_ns: int) -> Ints:
 
 def legs_of(rows: Rows, t0_ns: int, line: Timeline) -> Ints:
     """The leg of the timeline of each row."""
-    if line.is_plain:
+    if line.has_one_leg:
         return np.zeros(len(rows), dtype=np.int64)
     due_ns = rows[:, ENDED_NS] - rows[:, SERVICE_NS] - np.maximum(rows[:, LAG_NS], 0)
     by_time = np.searchsorted(np.array(line.begins_ns), due_ns - t0_ns, side="right") - 1
@@ -180,7 +180,7 @@ def by_interval(rows: Rows, t0_ns: int, line: Timeline) -> Iterator[tuple[Interv
     first, last = (
         max(int(end_ns) - t0_ns, 0) // NS_PER_S for end_ns in (rows[:, ENDED_NS].min(), rows[:, ENDED_NS].max())
     )
-    if line.is_plain and first == last:  # nearly always, and much cheaper
+    if line.has_one_leg and first == last:  # nearly always, and much cheaper
         yield (first, 0), rows
         return
     keys = seconds_of(rows, t0_ns) * MAX_LEGS + legs_of(rows, t0_ns, line)

@@ -25,9 +25,10 @@ class _NotTextError(Exception):
 
 
 def join_command_lists(workload: Any) -> tuple[Any, Fault | None]:
-    """(the raw workload with a line for each list of arguments, the first argument that is not text).
+    """(the raw workload with a line in place of each list of arguments, the fault of the first argument that is not
+    text).
 
-    Everything else that is wrong stays unchanged: `find_fault` reports it."""
+    Other faults stay in the workload, and `find_fault` reports them."""
     if not isinstance(workload, dict):
         return workload, None
     path: KeyPath = ("workload",)

@@ -50,7 +50,8 @@ class MergedLayers:
     default_source: Where
 
     def where(self, path: KeyPath) -> str:
-        """The place that set the value at a path, or the section around it; its place in the plan if nothing did."""
+        """The source that set the value at a path, or a section that contains it; its place in the plan if no layer set
+        it."""
         for end in range(len(path), 0, -1):
             source = self.sources.get(path[:end])
             if source is not None:
@@ -83,13 +84,13 @@ def settings_layer(values: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) 
     """A layer of flags, or of variables. names: the flag or the variable that set each value."""
 
     def where(path: KeyPath) -> str:
-        return next((names[said] for said in _paths_around(path) if said in names), render(path))
+        return next((names[candidate] for candidate in _paths_around(path) if candidate in names), render(path))
 
     return Layer(values, where)
 
 
 def merge(layers: Sequence[Layer]) -> MergedLayers:
-    """All layers as one, later over earlier."""
+    """All layers as one. Values of later layers replace values of earlier ones."""
     plan_file = next((layer for layer in layers if layer.pool_groups is not None), None)
     groups = (plan_file and plan_file.pool_groups) or 1
     merged: dict[KeyPath, Any] = {}
@@ -105,7 +106,7 @@ def merge(layers: Sequence[Layer]) -> MergedLayers:
 
 
 def merge_below(upper: MergedLayers, lower: Layer) -> MergedLayers:
-    """The layers with a profile's layer below all others: it sets only what they do not set."""
+    """The layers with a profile's layer below all others, so the profile sets only values that no other layer sets."""
     overridden = _overridden(upper.values) - {COMMANDS}
     filled_in = {path: value for path, value in lower.values.items() if path not in overridden}
     above = _without_fallbacks(upper.values, filled_in)

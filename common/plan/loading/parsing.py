@@ -25,13 +25,13 @@ _RESOLVERS = {"tag:yaml.org,2002:bool": re.compile(r"(?:true|True|TRUE|false|Fal
 
 
 def read_small_file(path: Path, where: str, wanted: str) -> bytes:
-    """The bytes of a file or a pipe. Raises PlanError, a line of the form `where: expected wanted, got: why not`."""
+    """The bytes of a file or a pipe. Raises PlanError in the form `{where}: expected {wanted}, got: {reason}`."""
     try:
         data = read_bounded(path, LARGEST_BYTES, WAIT_S)
     except OSError as error:
         raise PlanError(f"{where}: expected {wanted}, got: {error.strerror or error}") from error
     except ValueError as error:
-        # A NUL in the name, or letters that the file system's encoding does not have.
+        # The name contains NUL, or characters that the file system's encoding does not have.
         raise PlanError(f"{where}: expected {wanted}, got the impossible name {show(str(path))}") from error
     if len(data) > LARGEST_BYTES:
         raise PlanError(f"{where}: expected {wanted}, got more than {LARGEST_BYTES} bytes")

@@ -1,4 +1,4 @@
-"""Profiles: workloads by name, from the YAML files in `common.plan.profiles` or from a file of the user's."""
+"""Profiles: named workloads, from the YAML files in `common.plan.profiles` or from a user's file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A workload by name. workload: the raw `workload` section of a plan. driver: the driver that the profile is for,
-    None for any. text: the file as written."""
+    """A named workload. workload: the raw `workload` section of a plan. driver: the driver that the profile needs, None
+    for any. text: the unchanged text of the file."""
 
     name: str
     description: str
@@ -47,8 +47,8 @@ def is_file(name: str) -> bool:
 def load(name: str, where: str = "") -> Profile:
     """A built-in profile, or a profile file.
 
-    Raises PlanError for an unknown name, with `where` (the place of the name in the plan); and for a fault in a file,
-    with its place in the file.
+    Raises PlanError for an unknown name, with `where`, the place of the name in the plan; and for a fault in a file,
+    with the place in the file.
     """
     if is_file(name):
         data = read_small_file(Path(name), f"{where}: {name}" if where else name, "a profile that can be read")

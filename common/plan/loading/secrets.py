@@ -1,7 +1,7 @@
 """Finds the passwords of the target and of its Sentinels.
 
 A resolved plan has the passwords themselves, and its URL has no credentials. The names of variables and files stay in
-the plan: they are no secrets, and a plan that was stored without its passwords can find the passwords by them again.
+the plan: they are not secrets, and they lead to the passwords again if the plan was stored without them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Where = in_plan) -> Plan:
     """The plan with its passwords, and with a URL without credentials.
 
-    Raises PlanError for a URL that is not one, and for a password that is given twice or cannot be found.
+    Raises PlanError for a malformed URL, and for a password that is given twice or cannot be found.
     """
     target = plan.target
     address = _address(target, where)
@@ -114,7 +114,7 @@ def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
         # Users confuse --password-env with a password: show only text that looks like the name of a variable.
         shown = f"{show(name)}, which" if _VARIABLE.fullmatch(name) else "a name that"
         found = "is not set" if password is None else "is empty"
-        raise PlanError(f"{where}: expected an environment variable that holds the password, got {shown} {found}")
+        raise PlanError(f"{where}: expected an environment variable with the password, got {shown} {found}")
     if not is_utf8(password):
         raise PlanError(f"{where}: expected a password in UTF-8 text, got other bytes in {show(name)}")
     return password
@@ -123,7 +123,7 @@ def _from_environment(name: str, environ: Mapping[str, str], where: str) -> str:
 def _from_file(name: str, where: str) -> str:
     # Users confuse --password-file with a password: do not show a word that is not the name of a file.
     shown = show(name) if "/" in name or Path(name).suffix or Path(name).exists() else "in the working directory"
-    data = read_small_file(Path(name), where, f"a file that holds the password, {shown}")
+    data = read_small_file(Path(name), where, f"a file with the password, {shown}")
     try:
         # Editors on Windows may begin the file with a byte order mark.
         password = data.decode("utf-8-sig").rstrip("\r\n")
@@ -131,5 +131,5 @@ def _from_file(name: str, where: str) -> str:
         found = "UTF-16 text" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "other bytes"
         raise PlanError(f"{where}: expected a password in UTF-8 text, got {found} in {shown}") from error
     if not password:
-        raise PlanError(f"{where}: expected a file that holds the password, got {shown}, which is empty")
+        raise PlanError(f"{where}: expected a file with the password, got {shown}, which is empty")
     return password

@@ -1,7 +1,7 @@
 """Loads a plan from all its sources. Later sources override earlier ones: defaults, profile, environment, file, flags.
 
-Each source is checked on its own and becomes a layer. Only the merged layers become a typed plan. So an error names the
-file, the flag or the variable that has the fault.
+Each source is checked separately and becomes a layer, so an error names the file, flag or variable with the fault. The
+merged layers become a typed plan.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def load_plan(
 ) -> Plan:
     """The checked plan, with its passwords. flags: the parsed value of each setting on the command line.
 
-    Raises PlanError with one line that names the place.
+    Raises PlanError, one line that names the place of the fault.
     """
     data = b"" if file is None else _read_plan(file)
     passwords = [environ.get(setting.variable, "") for setting in (PASSWORD, SENTINEL_PASSWORD)]
@@ -146,8 +146,8 @@ def _refuse_typo(variable: str, environ: Mapping[str, str]) -> None:
 
 
 def _with_profile(merged: MergedLayers) -> MergedLayers:
-    """The layers with the workload of their profile below them. If they name neither a profile nor commands, this is
-    the default profile."""
+    """The layers with the workload of their profile below them; of the default profile if they name neither a profile
+    nor commands."""
     name = merged.values.get(PROFILE)
     if name is None:
         if merged.values.get(COMMANDS) is not None:

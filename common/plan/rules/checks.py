@@ -1,6 +1,6 @@
 """Rules that types cannot express: whether the parts of a plan agree with each other.
 
-Each rule is a function that yields the faults that it finds. RULES has them in the order in which people would look.
+Each rule is a function that yields its faults. RULES has them in the order in which a reader would check a plan.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_INSTANCES = 1_000_000
 MAX_AGENTS = 10_000
 MAX_PROCESSES = 1000
 MAX_BATCH = 100_000
-"""Commands in a pipeline or transaction. All of them, and then all replies, are in memory at once."""
+"""Most commands in a pipeline or transaction. All of them, and then all replies, are in memory at once."""
 MIN_LEASE_S = 2.0
 
 Finding = tuple[KeyPath, str]
@@ -37,7 +37,7 @@ Rule = Callable[[Plan], Iterator[Finding]]
 
 
 class Purpose(enum.Enum):
-    """What a plan is loaded for: to run it, or only to examine its target."""
+    """Why a plan is loaded: to run it, or only to examine its target."""
 
     RUN = "run"
     TARGET = "target"
@@ -163,7 +163,7 @@ def _pool_names_are_distinct(plan: Plan) -> Iterator[Finding]:
     names = [group.name for group in plan.pools]
     for number, name in enumerate(names):
         if name in names[:number]:
-            yield ("pools", number, "name"), f"expected a name of its own, got {show(name)} a second time"
+            yield ("pools", number, "name"), f"expected a unique name, got {show(name)} a second time"
 
 
 def _pools_are_within_limits(plan: Plan) -> Iterator[Finding]:
@@ -272,7 +272,7 @@ def _stages_are_consistent(plan: Plan) -> Iterator[Finding]:
         if stage.ramp is Ramp.LINEAR and stage.rate_per_s is None:
             yield (*path, "ramp"), "expected a rate at the end of the linear ramp, got none"
         if stage.name in names:
-            yield (*path, "name"), f"expected a name of its own, got {show(stage.name)} a second time"
+            yield (*path, "name"), f"expected a unique name, got {show(stage.name)} a second time"
         names |= {stage.name} if stage.name else set()
 
 

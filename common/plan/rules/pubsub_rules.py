@@ -14,7 +14,7 @@ _SHARDED = {"SUBSCRIBE": "SSUBSCRIBE", "PUBLISH": "SPUBLISH"}
 
 
 def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Each command that publishes or subscribes can do so."""
+    """Commands that publish or subscribe have arguments that allow it, and work with the target."""
     has_subscribers = subscribes(plan.workload)
     for number, entry in enumerate(plan.workload.commands):
         path: KeyPath = ("workload", "commands", number, "command")
@@ -38,7 +38,7 @@ def pubsub_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
 
 
 def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Only commands of the mix subscribe, or publish a message whose delivery is measured."""
+    """Only commands of the mix subscribe, or publish messages whose delivery is measured."""
     workload = plan.workload
     others: list[tuple[KeyPath, str]] = [
         *(

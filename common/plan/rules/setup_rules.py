@@ -1,4 +1,4 @@
-"""Rules on what a plan does before the load: its setup and its preload."""
+"""Rules on a plan's setup and preload."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.plan.schema import Plan
 from common.units import show
 
 MOST_SETUP_KEYS = 1_000_000
-"""The coordinator issues the setup alone; for more keys a preload is faster."""
+"""The coordinator alone issues the setup. For more keys, a preload is faster."""
 
 Finding = tuple[KeyPath, str]
 
@@ -52,7 +52,7 @@ def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
 
 
 def preload_writes(plan: Plan) -> Iterator[Finding]:
-    """A preload writes, and carries no message whose delivery would be measured."""
+    """A preload writes, and publishes no message whose delivery would be measured."""
     for number, entry in enumerate(plan.workload.preload):
         path: KeyPath = ("workload", "preload", number, "command")
         template = find_command(entry.command)
@@ -80,7 +80,7 @@ def preload_fits(plan: Plan) -> Iterator[Finding]:
 
 
 def _key_type(template: Template) -> KeyType | None:
-    """The type that a command needs or gives its key; None if the table does not say, or any type will do."""
+    """The type of key that a command expects or writes; None if it is unknown, or if any type is accepted."""
     row = COMMANDS.get(template.name)
     if row is None or template.arguments[1:2] != (Placeholder.KEY,) or row.key_type in (KeyType.ANYTHING, KeyType.DUMP):
         return None

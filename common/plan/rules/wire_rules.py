@@ -1,7 +1,7 @@
-"""Rules on what the wire driver cannot do.
+"""Rules for plans with the wire driver.
 
-The wire driver has no client instances, so no worker waits for one. It issues each operation once and never repeats it.
-Its connections receive replies only. A command that blocks keeps only its own connection waiting.
+The wire driver has no client instances to check out. It issues each operation once and never repeats it. Its
+connections receive only replies. Blocking commands are allowed: each blocks only its own connection.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CONNECTION_ERRORS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})
 
 
 def wire_pools_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Settings of pools that the wire driver cannot follow."""
+    """Pools with the wire driver have no settings that the driver cannot apply."""
     for number, group in enumerate(plan.pools):
         if group.driver is not Driver.WIRE:
             continue
@@ -35,7 +35,7 @@ def wire_pools_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
 
 
 def wire_target_fits(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Settings of the target that only redis-py's own calls follow."""
+    """The target has no settings that only redis-py's own calls apply."""
     if not any(group.driver is Driver.WIRE for group in plan.pools):
         return
     target = plan.target
@@ -60,7 +60,7 @@ def wire_target_fits(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
 
 
 def wire_commands_fit(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
-    """Each command of the mix has one reply."""
+    """Each command of the mix has exactly one reply."""
     if not any(group.driver is Driver.WIRE for group in plan.pools):
         return
     if subscribes(plan.workload):

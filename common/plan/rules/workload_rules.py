@@ -16,7 +16,7 @@ from common.units import show
 LARGEST_KEY = 1 << 60
 LARGEST_VALUE = 512 * 2**20
 LEAST_COMPRESSIBLE_TEXT = 1 - TEXT_BITS / 8
-"""A compressor takes this share of text away in any case."""
+"""The share of a text value that a compressor removes in any case."""
 
 NOT_FOR_POOLS = frozenset(
     {
@@ -26,11 +26,11 @@ NOT_FOR_POOLS = frozenset(
         *("MONITOR", "SYNC", "PSYNC", "SHUTDOWN", "CLIENT"),
     }
 )
-"""Commands that change the connection for its next user, or whose answer no single reply ends."""
+"""Commands that change the connection for its next user, or that do not have exactly one reply."""
 _READ_ONLY_SUBCOMMANDS: dict[str, tuple[str, ...]] = {
     "CLIENT": ("GETNAME", "GETREDIR", "HELP", "ID", "INFO", "LIST", "TRACKINGINFO")
 }
-"""Subcommands that only read; all others change this connection, or other ones."""
+"""Subcommands that only read. All others change this or other connections."""
 _SCANS = frozenset({"SCAN", "HSCAN", "SSCAN", "ZSCAN"})
 
 Finding = tuple[KeyPath, str]
@@ -48,7 +48,8 @@ def _texts(workload: Workload) -> Iterator[tuple[KeyPath, str, Command | Preload
 
 
 def _templates(workload: Workload) -> Iterator[tuple[KeyPath, Template, Command | Preload, bool]]:
-    """Like `_texts`, with templates. Rules that use it run after `commands_known`, which guarantees that all parse."""
+    """Like `_texts`, with templates. Rules that use it run after `commands_known`, which guarantees that all texts
+    parse."""
     expiring = workload.expiry.maximum_s > 0
     for path, text, own, follows in _texts(workload):
         yield path, find_command(text, expiring), own, follows
@@ -83,7 +84,7 @@ def commands_known(plan: Plan) -> Iterator[Finding]:
 
 
 def weights_draw(plan: Plan) -> Iterator[Finding]:
-    """The weights are such that a command can be drawn."""
+    """The weights allow drawing a command: at least one is above zero, and their sum is finite."""
     weights = [entry.weight for entry in plan.workload.commands]
     path = ("workload", "commands")
     if not weights:
@@ -95,7 +96,7 @@ def weights_draw(plan: Plan) -> Iterator[Finding]:
 
 
 def placeholders_have_what_they_need(plan: Plan) -> Iterator[Finding]:
-    """Each placeholder stands where it can be filled in."""
+    """Each placeholder is in a command where it has a value."""
     workload = plan.workload
     scripts = [script.name for script in workload.scripts]
     for path, template, own, follows in _templates(workload):
@@ -122,11 +123,11 @@ def scripts_distinct(plan: Plan) -> Iterator[Finding]:
     for number, name in enumerate(names):
         if name in names[:number]:
             path = ("workload", "scripts", number, "name")
-            yield path, f"expected a name of its own, got {show(name)} a second time"
+            yield path, f"expected a unique name, got {show(name)} a second time"
 
 
 def blocking_ends(plan: Plan) -> Iterator[Finding]:
-    """No command blocks for ever, or for as long as the socket timeout."""
+    """No command blocks forever, or as long as the socket timeout."""
     limit_s = plan.target.socket_timeout_s
     for path, template, _, _ in _templates(plan.workload):
         waits_s = blocking_timeout_s(template)
@@ -153,7 +154,7 @@ def keys_in_range(plan: Plan) -> Iterator[Finding]:
 
 def _range(path: KeyPath, names: tuple[str, str], keys: Keys, common: Keys) -> Iterator[Finding]:
     low_key, high_key = names
-    # A lower end that is the default, or the same as for all other commands, was not set here: the upper end was.
+    # If the lower end is the default, or the same as for all other commands, the user has set only the upper end here.
     other = Keys().minimum if keys is common else common.minimum
     if keys.minimum > keys.maximum:
         culprit = high_key if keys.minimum == other else low_key
@@ -166,7 +167,7 @@ def _range(path: KeyPath, names: tuple[str, str], keys: Keys, common: Keys) -> I
 
 
 def distribution_settings_are_used(plan: Plan) -> Iterator[Finding]:
-    """The plan has no settings of a distribution that it does not use: it may have forgotten to choose it."""
+    """The plan has no settings of a distribution that it does not use: the user may have forgotten to choose it."""
     workload = plan.workload
     drawn = {workload.keys.distribution, *(keys_of(workload, entry).distribution for entry in workload.commands)}
     for key, fitting in _SETTINGS_OF_DISTRIBUTIONS.items():
@@ -186,7 +187,7 @@ _SETTINGS_OF_DISTRIBUTIONS = {
 
 
 def values_make_sense(plan: Plan) -> Iterator[Finding]:
-    """Sizes can be drawn, are not too large for Redis, and not too small for the checksum or JSON."""
+    """Sizes can be drawn. They are not too large for Redis, and not too small for the checksum or JSON."""
     values = plan.workload.values
     path: KeyPath = ("workload", "values")
     if values.minimum_bytes > values.maximum_bytes:
@@ -211,7 +212,7 @@ def values_make_sense(plan: Plan) -> Iterator[Finding]:
 
 
 def values_are_of_their_kind(plan: Plan) -> Iterator[Finding]:
-    """Values of kind text and json go together with the other settings."""
+    """Values of kind text and json are compatible with the other settings."""
     values = plan.workload.values
     path: KeyPath = ("workload", "values")
     if values.kind is ValueKind.BINARY:
@@ -243,7 +244,7 @@ def _is_escaped(text: str) -> bool:
 
 
 def _longest_key(plan: Plan) -> int:
-    """Length in bytes of the longest key that a value is written to."""
+    """Length in bytes of the longest key with a value."""
     per_hash_tag = keys_per_hash_tag(plan.target, plan.workload)
     lengths = [0]
     for _, template, own, _ in _templates(plan.workload):
@@ -347,4 +348,4 @@ WORKLOAD_RULES = (
     blocking_ends,
     slots_can_be_kept,
 )
-"""In the order in which a reader would look. All but the first rely on `commands_known`."""
+"""In the order in which a reader would check a plan. All except the first rely on `commands_known`."""

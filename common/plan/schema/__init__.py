@@ -51,11 +51,11 @@ from common.plan.schema.workload import Workload as Workload
 
 
 class Plan(Section, frozen=True, kw_only=True):
-    """The whole plan. Two equal plans on equal fleets draw the same keys: every seed is derived from `seed`."""
+    """The whole plan. Equal plans on equal fleets draw the same keys, because every seed is derived from `seed`."""
 
     heading: ClassVar[str] = LOAD
 
-    target: Annotated[Target, described("what is loaded, and how clients connect to it")] = Target()
+    target: Annotated[Target, described("the servers under load, and how clients connect to them")] = Target()
     pools: Annotated[
         tuple[Pools, ...], Meta(min_length=1), described("groups of client instance pools that share the load")
     ] = (Pools(),)

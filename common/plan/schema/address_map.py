@@ -1,4 +1,4 @@
-"""`target.address_remap`: at which addresses clients reach the servers that clusters and Sentinels announce.
+"""`target.address_remap`: the addresses at which clients reach the servers that clusters and Sentinels announce.
 
 A rule maps FROM to TO; both are `host:port` or `host`. A rule for `host:port` has precedence over a rule for `host`. If
 TO has no port, the announced port stays.
@@ -22,7 +22,7 @@ class AddressMap:
         self._rules = {_place(announced): _place(reached) for announced, reached in rules.items()}
 
     def resolve(self, host: str, port: int) -> tuple[str, int]:
-        """The address at which clients reach the server that is announced at this one."""
+        """The address at which clients reach the server that is announced at this address."""
         name = host.lower()
         to_host, to_port = self._rules.get((name, port)) or self._rules.get((name, None)) or (host, port)
         return to_host, to_port or port

@@ -39,7 +39,8 @@ _KEY = "declaration"
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the plan: immutable; unknown keys are refused. heading: where `--help` lists its fields' flags."""
+    """A part of the plan. It is immutable, and unknown keys are refused. heading: the heading of its flags in
+    `--help`."""
 
     heading: ClassVar[str] = ""
 
@@ -50,8 +51,8 @@ class Option:
 
     flag: "" if only a variable sets the field. variable: "" derives the name from the flag. help: "" takes the field's
     help. default: describes a default that the schema does not have. metavar: "" derives it from the field's type.
-    alone: the value of a flag without a value. is_switch: the flag never takes a value. repeatable: the flag may be
-    given several times. takes_empty: an empty variable is a value; for other options it counts as not set. parse:
+    alone: the value if the flag is given without one. is_switch: the flag never takes a value. repeatable: the flag may
+    be given several times. takes_empty: an empty variable is a value; for other options it counts as not set. parse:
     converts text to a value as in a plan file; None: by the field's type.
     """
 

@@ -33,7 +33,7 @@ class Fleet(Section, frozen=True, kw_only=True):
     ] = None
     per_agent: Annotated[
         bool,
-        setting("--per-agent", is_switch=True, help="pools, rate and requests are each agent's instead of the fleet's"),
+        setting("--per-agent", is_switch=True, help="pools, rate and requests apply to each agent, not to the fleet"),
     ] = False
     at_least: Annotated[
         AtLeastOne | None,

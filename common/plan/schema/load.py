@@ -27,20 +27,22 @@ class Ramp(enum.Enum):
 
 
 class Stage(Section, frozen=True, kw_only=True):
-    """A part of the load with figures of its own in the report. A linear ramp begins at the rate at which the stage
-    before ended, 0 for the first stage."""
+    """A part of the load with its own figures in the report. A linear ramp begins at the final rate of the previous
+    stage, 0 for the first stage."""
 
     name: Annotated[Name | None, described("name in the report; its number without one")] = None
     duration_s: Annotated[Seconds, described("how long")] = field(name="duration")
     rate_per_s: Annotated[PerSecond | None, described("rate of an open loop; closed loop without it")] = field(
         default=None, name="rate"
     )
-    ramp: Annotated[Ramp, described("whether the rate applies at once or is reached evenly at the end")] = Ramp.STEP
+    ramp: Annotated[Ramp, described("whether the rate applies at once or is approached evenly over the stage")] = (
+        Ramp.STEP
+    )
 
 
 class Load(Section, frozen=True, kw_only=True):
-    """How much: for `duration`, or exactly `requests` operations; in a closed loop, or at `rate`. `stages`, one after
-    the other, take the place of all these."""
+    """How much load: for `duration`, or exactly `requests` operations; in a closed loop, or at `rate`. `stages`, one
+    after the other, replace all of these."""
 
     heading: ClassVar[str] = LOAD
 

@@ -35,7 +35,7 @@ class TcpPool(enum.Enum):
 
 
 class Pools(Section, frozen=True, kw_only=True):
-    """A group of client instance pools that are alike. With the wire driver each pool has one worker, which keeps all
+    """A group of identical client instance pools. With the wire driver each pool has one worker, which keeps all
     connections of its instances busy."""
 
     heading: ClassVar[str] = POOLS

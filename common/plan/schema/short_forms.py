@@ -1,7 +1,7 @@
-"""Short forms: texts of the command line and the environment that stand for more than one value of a plan.
+"""Short forms: texts of the command line and the environment that contain several values of a plan.
 
-Each function converts a text to the value that a plan file would have in the same place. It raises ValueError for any
-other text. The types of the schema check the values.
+Each function converts a text to the value that a plan file would have in the same place, and raises ValueError for a
+text in another form. The schema's types check the values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class FallbackList(list[Any]):
 
 
 def number_or_text(text: str) -> float | str:
-    """The number that a text means; a text that is no number is left as it is, for the schema to refuse."""
+    """The number in a text; any other text unchanged, so that the schema refuses it."""
     try:
         return float(text)
     except ValueError:
@@ -27,7 +27,7 @@ def number_or_text(text: str) -> float | str:
 
 
 def both_ends(text: str) -> dict[str, str]:
-    """`"1KiB"` -> a range of this one value."""
+    """`"1KiB"` -> a range with only this value."""
     return {"minimum": text, "maximum": text}
 
 
@@ -53,7 +53,7 @@ def weighted_sizes(text: str) -> list[dict[str, Any]]:
 
 
 def set_get_ratio(text: str) -> list[dict[str, Any]]:
-    """`"1:10"` -> a mix of SET and GET with these weights, as memtier_benchmark has it."""
+    """`"1:10"` -> a mix of SET and GET with these weights, as in memtier_benchmark."""
     parts = text.split(":")
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise ValueError(f'expected SET:GET such as "1:10", got {show(text)}')

@@ -1,4 +1,4 @@
-"""What is loaded, and the settings of the clients that load it."""
+"""The servers under load, and the settings of the clients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Embedded(enum.Enum):
 
 
 class Verify(enum.Enum):
-    """What is checked of the server's certificate: its signer and its name; its signer; nothing."""
+    """What is checked in the server's certificate: its signer and its name; its signer only; nothing."""
 
     FULL = "full"
     CA = "ca"
@@ -92,7 +92,7 @@ class Retry(Section, frozen=True, kw_only=True):
     errors: Annotated[
         tuple[RetryError, ...],
         Meta(min_length=1),
-        setting("--retry-on", metavar="ERROR,...", parse=listed, help="errors of redis-py to try again on"),
+        setting("--retry-on", metavar="ERROR,...", parse=listed, help="errors of redis-py after which to retry"),
     ] = (RetryError.CONNECTION, RetryError.TIMEOUT)
 
 
@@ -129,7 +129,7 @@ class Tls(Section, frozen=True, kw_only=True):
     ] = None
     key_file: Annotated[
         str | None,
-        setting("--tls-key-file", metavar="FILE", help="PEM file of the certificate's key, if it is a file of its own"),
+        setting("--tls-key-file", metavar="FILE", help="PEM file of the certificate's key, if it is a separate file"),
     ] = None
     server_name: Annotated[
         str | None,
@@ -146,7 +146,7 @@ class Tls(Section, frozen=True, kw_only=True):
 
 
 class Sentinel(Section, frozen=True, kw_only=True):
-    """User and password for the Sentinels, which do not use those of the servers."""
+    """User and password for the Sentinels. They are independent of the servers' user and password."""
 
     heading: ClassVar[str] = TARGET
 
@@ -158,13 +158,11 @@ class Sentinel(Section, frozen=True, kw_only=True):
     ] = None
     password_env: Annotated[
         str | None,
-        setting(
-            "--sentinel-password-env", metavar="NAME", help="environment variable that holds the Sentinels' password"
-        ),
+        setting("--sentinel-password-env", metavar="NAME", help="environment variable with the Sentinels' password"),
     ] = None
     password_file: Annotated[
         str | None,
-        setting("--sentinel-password-file", metavar="FILE", help="file that holds the Sentinels' password"),
+        setting("--sentinel-password-file", metavar="FILE", help="file with the Sentinels' password"),
     ] = None
 
     def __repr__(self) -> str:
@@ -196,7 +194,7 @@ class Cluster(Section, frozen=True, kw_only=True):
 
 
 class Target(Section, frozen=True, kw_only=True):
-    """What is loaded. In a resolved plan `url` has no password: it is in `password`."""
+    """The servers under load. In a resolved plan, the password is in `password` and not in `url`."""
 
     heading: ClassVar[str] = TARGET
 
@@ -217,10 +215,10 @@ class Target(Section, frozen=True, kw_only=True):
         str | None, setting(variable="STAMPEDE_PASSWORD", help="the password itself; there is no flag")
     ] = None
     password_env: Annotated[
-        str | None, setting("--password-env", metavar="NAME", help="environment variable that holds the password")
+        str | None, setting("--password-env", metavar="NAME", help="environment variable with the password")
     ] = None
     password_file: Annotated[
-        str | None, setting("--password-file", metavar="FILE", help="file that holds the password, on one line")
+        str | None, setting("--password-file", metavar="FILE", help="file with the password, on one line")
     ] = None
     address_remap: Annotated[
         dict[str, str],

@@ -28,7 +28,7 @@ DEFAULT_SENTINEL_PORT = 26379
 
 
 class TargetKind(enum.Enum):
-    """What a URL leads to: one server, the primary that Sentinels know, or the nodes of a cluster."""
+    """The kind of target in a URL: one server, the primary that Sentinels know, or the nodes of a cluster."""
 
     STANDALONE = "standalone"
     SENTINEL = "sentinel"
@@ -69,10 +69,10 @@ class Host(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the target is, and the user and password for it.
+    """The address of the target, with user and password.
 
-    hosts: the server; the Sentinels; some nodes of the cluster. Empty for a unix socket, which is at `path`. service:
-    the name that Sentinels have for their primary.
+    hosts: the server, the Sentinels, or some nodes of the cluster; empty for a unix socket, which is at `path`.
+    service: the name that Sentinels have for their primary.
     """
 
     kind: TargetKind = TargetKind.STANDALONE
@@ -130,8 +130,8 @@ def parse_redis_url(url: str) -> Address:
 
 
 def redact_url(url: str) -> str:
-    """The URL with `***` for everything that may be secret: the user part, options, and in a malformed URL all that is
-    not a host, port, database, service or path."""
+    """The URL with `***` for everything that may be secret: the user part, options, and in a malformed URL everything
+    that is not a host, port, database, service or path."""
     scheme, rest = _scheme_and_rest(url)
     userinfo, at, place = rest.rpartition("@")
     shown = f"{scheme}://" if scheme is not None else ""
@@ -169,7 +169,7 @@ def _scheme_and_rest(url: str) -> tuple[str | None, str]:
 
 
 def _not_a_host(text: str) -> str:
-    """Why a text without a scheme is no address of one server, and what would be; "" if it may be one."""
+    """Why a text without a scheme is not the address of one server, with a remedy; "" if it may be an address."""
     authority, _ = _split(text)
     place = text.rpartition("@")[2]
     if re.match(r"(rediss?|unix|rediss?\+(sentinel|cluster)):?//?[^/0-9]", text):

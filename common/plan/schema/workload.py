@@ -36,7 +36,7 @@ DEFAULT_PROFILE = "basic_rw"
 
 
 class When(enum.Enum):
-    """Which replies a following command is issued after: all; those with a value; those without one."""
+    """The replies after which a following command is issued: all; replies with a value; replies without one."""
 
     ALWAYS = "always"
     HIT = "hit"
@@ -46,9 +46,10 @@ class When(enum.Enum):
 class Distribution(enum.Enum):
     """How key numbers are drawn from their range.
 
-    SEQUENTIAL: each worker thread goes through the whole range in order. PARALLEL: each goes in order through a part of
-    its own. ZIPFIAN: number n with a probability proportional to 1 / n ** exponent. LATEST: zipfian, counted back
-    from the newest key. HOTSPOT: `hot_operations` of the draws are among the first `hot_keys` of the range.
+    SEQUENTIAL: each worker thread goes through the whole range in order. PARALLEL: each worker thread goes through its
+    own part of the range in order. ZIPFIAN: number n has a probability proportional to 1 / n ** exponent. LATEST:
+    zipfian, counted back from the newest key. HOTSPOT: a share `hot_operations` of the draws is from the first part of
+    the range, a share `hot_keys` of it.
     """
 
     UNIFORM = "uniform"
@@ -121,10 +122,10 @@ class Command(Section, frozen=True, kw_only=True):
 
 
 def deal(total: int, thread: int, threads: int) -> range:
-    """The part of 0..total-1 that belongs to one of the fleet's worker threads. Parts are adjacent and of the same
-    size, but for one number more in the first ones.
+    """One worker thread's part of 0..total-1. thread: its number among the fleet's `threads`. Parts are adjacent. The
+    first parts may have one number more than the others.
 
-    Keys and operations are dealt in the same way, so a thread with as many operations as keys uses each key once.
+    Keys and operations are divided in the same way, so a thread with as many operations as keys uses each key once.
     """
     each, rest = divmod(total, threads)
     begin = thread * each + min(thread, rest)
@@ -173,7 +174,7 @@ class Keys(Section, frozen=True, kw_only=True):
         return range(int(self.minimum), int(self.maximum) + 1)
 
     def part(self, thread: int, threads: int) -> range:
-        """The numbers that belong to one of the fleet's worker threads, if each number belongs to one of them."""
+        """One worker thread's part of the numbers, if the fleet's worker threads divide them."""
         own = deal(len(self.numbers), thread, threads)
         return self.numbers[own.start : own.stop]
 
@@ -216,24 +217,24 @@ class Values(Section, frozen=True, kw_only=True):
     ] = ValueKind.BINARY
     compressible: Annotated[
         Share,
-        setting("--data-compressible", metavar="SHARE", help="share of each value that a compressor can take away"),
+        setting("--data-compressible", metavar="SHARE", help="share of each value that a compressor can remove"),
     ] = 0.0
     verify: Annotated[
         bool,
-        setting("--data-verify", is_switch=True, help="values carry their key and a checksum, and reads check both"),
+        setting("--data-verify", is_switch=True, help="values contain their key and a checksum, and reads check both"),
     ] = False
 
 
 class Expiry(Section, frozen=True, kw_only=True):
-    """Time to live, drawn uniformly from minimum to maximum in whole seconds. The table's `SET` passes it as EX;
-    templates name it as `__ttl__`. Both 0: none."""
+    """Time to live, drawn uniformly from minimum to maximum in whole seconds. The table's `SET` passes it as EX; in
+    templates it is `__ttl__`. Both 0: no time to live."""
 
     minimum_s: Annotated[Seconds, described("shortest time to live")] = field(default=Seconds(0), name="minimum")
     maximum_s: Annotated[Seconds, described("longest time to live")] = field(default=Seconds(0), name="maximum")
 
 
 class Script(Section, frozen=True, kw_only=True):
-    """A Lua script, loaded before the run. Templates name its digest: `EVALSHA __sha(name)__ ...`."""
+    """A Lua script, loaded before the run. Templates use its digest: `EVALSHA __sha(name)__ ...`."""
 
     name: Annotated[Name, described("name in `__sha(name)__`")]
     lua: Annotated[str, described("the source")]
@@ -355,7 +356,7 @@ class Workload(Section, frozen=True, kw_only=True):
                 metavar="[on|off]",
                 alone="on",
                 parse=preload_switch,
-                help="before the run, write each key once, by SET unless plan or profile say otherwise; off: do not",
+                help="before the run, write each key once: by SET, unless plan or profile has a preload; off: do not",
             ),
         ),
     ] = ()

@@ -51,14 +51,14 @@ def test_two_sources_of_a_password_are_refused() -> None:
 
 
 def test_a_password_variable_that_is_unset_or_empty_is_refused() -> None:
-    wanted = "plan: $.target.password_env: expected an environment variable that holds the password, got "
+    wanted = "plan: $.target.password_env: expected an environment variable with the password, got "
     assert refusal(plan(password_env="PW")) == wanted + '"PW", which is not set'
     assert refusal(plan(password_env="PW"), PW="") == wanted + '"PW", which is empty'
 
 
 def test_a_password_file_that_is_unreadable_or_empty_is_refused(tmp_path: Path) -> None:
     missing = refusal(plan(password_file="none"))
-    assert missing.startswith("plan: $.target.password_file: expected a file that holds the password, ")
+    assert missing.startswith("plan: $.target.password_file: expected a file with the password, ")
     assert missing.endswith("got: No such file or directory")
     file = tmp_path / "pw"
     file.write_bytes(b"\n")
@@ -90,7 +90,7 @@ def test_a_byte_order_mark_is_not_part_of_the_password(tmp_path: Path) -> None:
 
 
 def test_a_password_given_as_a_variable_or_file_name_is_not_shown() -> None:
-    assert refusal(plan(password_env="s3cret")).endswith("holds the password, got a name that is not set")
+    assert refusal(plan(password_env="s3cret")).endswith("with the password, got a name that is not set")
     assert refusal(plan(password_file="s3cret")).endswith("in the working directory, got: No such file or directory")
 
 

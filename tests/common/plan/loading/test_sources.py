@@ -231,11 +231,11 @@ def test_a_profile_file_is_relative_to_the_plan_file_that_names_it(write: WriteF
         ),
         (
             "load: {stages: [{duration: 1s, name: a}, {duration: 1s}, {duration: 1s, name: a}]}",
-            '$.load.stages[2].name: expected a name of its own, got "a" a second time',
+            '$.load.stages[2].name: expected a unique name, got "a" a second time',
         ),
         (
             "load: {warmup: 1s, stages: [{duration: 1s, name: warmup}]}",
-            '$.load.stages[0].name: expected a name of its own, got "warmup" a second time',
+            '$.load.stages[0].name: expected a unique name, got "warmup" a second time',
         ),
         (
             "load: {stages: [" + "{duration: 1s}, " * 1001 + "]}",
@@ -400,7 +400,7 @@ def test_a_plan_for_checking_a_target_needs_a_url_and_no_duration() -> None:
 
 def test_pool_groups_with_the_same_name_are_refused(write: WriteFile) -> None:
     file = write("target: {url: 'redis://h'}\nload: {duration: 1s}\npools: [{name: a}, {name: b}, {name: a}]")
-    assert refusal(file) == f'{file}: $.pools[2].name: expected a name of its own, got "a" a second time'
+    assert refusal(file) == f'{file}: $.pools[2].name: expected a unique name, got "a" a second time'
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         ({"commands": commands("EVALSHA")}, "commands[0].command: expected __sha(NAME)__ of a script of the plan (no"),
         (
             {"scripts": [{"name": "one", "lua": "return 1"}] * 2},
-            'scripts[1].name: expected a name of its own, got "one" a second time',
+            'scripts[1].name: expected a unique name, got "one" a second time',
         ),
         (
             {"commands": commands("SETEX __key__ __ttl__ x")},
