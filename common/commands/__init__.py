@@ -1,7 +1,7 @@
 """Redis commands: the table of known commands, and templates with their one renderer. Knows nothing of plans.
 
-A plan names a command of the table ("SET") or gives a template ("SET __key__ __data__"). The table has nothing that a
-template of a plan could not say.
+A plan names a command of the table ("SET") or gives a template ("SET __key__ __data__"). Every row of the table could
+also be given as a template.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def split_words(text: str) -> list[str]:
 
 
 def _quoted(text: str, begin: int) -> tuple[str, int]:
-    """(the text between the quotes from `begin` on, the position after the closing quote)."""
+    """(the text between the opening quote at `begin` and its closing quote, the position after the closing quote)."""
     quote, at = text[begin], begin + 1
     letters: list[str] = []
     while at < len(text):

@@ -3,8 +3,8 @@
 A placeholder (see `PLACEHOLDERS`) stands for a whole argument or for a part of one ("field:__rand(1,100)__"). A
 placeholder that makes several arguments (`__keys(3)__`) must be a whole word.
 
-`parse_template` reads a template from text and `template_text` writes it. `Template.render` fills one in: it is the one
-place that walks a template to produce arguments.
+`parse_template` reads a template from text, and `template_text` writes it as text. `Template.render` fills in the
+placeholders.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ PLACEHOLDERS: dict[str, str] = {
     "__key__": "a key, drawn from the command's keys",
     "__keys(N)__": "N arguments `__key__`",
     "__pairs(N)__": "N times `__key__ __data__`",
-    "__new_key__": "a key beyond the largest number, which no other worker makes",
+    "__new_key__": "a key beyond the largest number, different from the keys of other workers",
     "__data__": "a value",
-    "__text__": "a value of letters, digits, - and _, which JSON takes as it is",
+    "__text__": "a value of letters, digits, - and _, which JSON need not escape",
     "__rand(A,B)__": "a whole number, uniform over A..B, both included",
-    "__rand_int__": "a number drawn like those of keys, in 12 digits",
-    "__rand_1st__": "the same number at all its places in a command; also `__rand_2nd__` to `__rand_9th__`",
+    "__rand_int__": "a number drawn like key numbers, in 12 digits",
+    "__rand_1st__": "a `__rand_int__` shared by all its places in a command; also `__rand_2nd__` to `__rand_9th__`",
     "__ttl__": "a time to live in whole seconds, drawn from the plan's expiry",
     "__thread__": "the number of the worker in the fleet",
     "__seq__": "1, 2, 3..., counted by each worker",
@@ -97,7 +97,7 @@ PLACEHOLDERS: dict[str, str] = {
     "__message__": "a message whose delivery is measured",
     "__seq:NAME__": "any drawn placeholder with a name: the same value at all its places in a command",
 }
-"""Every placeholder, and what it stands for, as text."""
+"""Every placeholder, and its meaning as text."""
 
 MOST_REPEATED = 10_000
 _SMALLEST, _LARGEST = -(1 << 62), 1 << 62
@@ -112,7 +112,7 @@ _NAMED = (
     Placeholder.TTL,
     Placeholder.SEQ,
 )
-# Anything between double underscores is meant as a placeholder; a name may have single underscores.
+# Anything between double underscores counts as a placeholder; a name may have single underscores.
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_))*"
 _MARK = re.compile(rf"__[A-Za-z](?:[A-Za-z0-9]|_(?!_))*(?:\([^()]*\))?(?::{_NAME})?__")
 _CALL = re.compile(r"__([a-z]+)\(([^()]*)\)__")
@@ -122,7 +122,7 @@ _ORDINAL = re.compile(r"__rand_(?:1st|2nd|3rd|[4-9]th)__")
 
 
 class Template(msgspec.Struct, frozen=True):
-    """A command's arguments in order. The first one is its name, in upper case, which is also its row in reports."""
+    """A command's arguments in order. The first one is its name, in upper case, which also names its row in reports."""
 
     name: str
     arguments: tuple[Argument, ...]
@@ -133,7 +133,7 @@ class Template(msgspec.Struct, frozen=True):
             yield from pieces_of(argument)
 
     def count(self, *wanted: Placeholder) -> int:
-        """How many of the pieces are one of these placeholders. Repeated ones do not count."""
+        """How many pieces are one of these placeholders. Repeated placeholders do not count."""
         return sum(piece in wanted for piece in self.pieces())
 
     def first_with(self, *wanted: Placeholder) -> int | None:
@@ -149,8 +149,8 @@ class Template(msgspec.Struct, frozen=True):
         return tuple(piece.script for piece in self.pieces() if isinstance(piece, ScriptDigest))
 
     def render(self, resolve: Callable[[Variable | ScriptDigest], bytes]) -> tuple[bytes, ...]:
-        """The arguments as bytes. resolve: returns the bytes of each piece that is not a literal; called in order, and
-        for a repeated placeholder with the placeholder itself."""
+        """The arguments as bytes. resolve: returns the bytes of each piece that is not a literal. It is called in
+        order, and for a repeated placeholder with the original."""
 
         def text(piece: Piece) -> bytes:
             source = original(piece)
@@ -159,8 +159,8 @@ class Template(msgspec.Struct, frozen=True):
         return self.convert(text, b"".join)
 
     def convert(self, piece: Callable[[Piece], T], join: Callable[[tuple[T, ...]], T]) -> tuple[T, ...]:
-        """One value for each argument: what `piece` returns for its only piece, or what `join` makes of several. Pieces
-        are converted in order."""
+        """One value for each argument: the result of `piece` for its only piece, or `join` of the results of several.
+        Pieces are converted in order."""
         return tuple(
             join(tuple(map(piece, argument.pieces))) if isinstance(argument, Compound) else piece(argument)
             for argument in self.arguments
@@ -210,7 +210,7 @@ class _Parser:
         self._used_once: dict[str, str] = {}
 
     def arguments(self, word: str) -> list[Argument]:
-        """The arguments that one word stands for: several for `__keys(N)__` and `__pairs(N)__`, else one."""
+        """The arguments of one word: several for `__keys(N)__` and `__pairs(N)__`, otherwise one."""
         if "__" not in word:
             self._pieces += 1
             return [word_bytes(word)]

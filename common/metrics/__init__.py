@@ -1,1 +1,1 @@
-"""What is measured: histograms, what a frame contains for each second, and how two frames merge. Pure."""
+"""Metrics: histograms, the content of a frame, and merging. Pure."""

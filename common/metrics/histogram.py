@@ -1,8 +1,8 @@
-"""A fixed log-linear histogram: record in bulk, merge exactly, read quantiles.
+"""A fixed log-linear histogram: records in bulk, merges exactly, and gives quantiles.
 
 Layout: equal to HdrHistogram with 3 significant digits and unit 1 ns. For grouping power g = 10 and a value v,
-`s = max(v.bit_length() - (g + 1), 0)` and `index = (s << g) + (v >> s)`. So values below 2048 are exact and every
-other bucket is at most 1/1024 of its value wide. The layout never depends on the data. So merging adds the counts of
+`s = max(v.bit_length() - (g + 1), 0)` and `index = (s << g) + (v >> s)`. So values below 2048 are exact, and the width
+of any other bucket is at most 1/1024 of its values. The layout never depends on the data, so merging adds the counts of
 each bucket, and a quantile of merged histograms equals the quantile of one histogram of all values.
 
 A `Histogram` is immutable and sparse: it has only filled buckets. Its fields are already in the form that is sent.
@@ -25,7 +25,7 @@ BUCKETS = ((42 - GROUPING_POWER - 1) << GROUPING_POWER) + _EXACT_BELOW
 """Number of buckets of the layout: the index of `MAX_VALUE` plus one."""
 
 _AT_ONCE = 256
-"""Histograms per numpy call: enough to make the call's cost small, few enough for the processor's caches."""
+"""Histograms per numpy call: enough to make the call's cost small, few enough for the CPU caches."""
 
 _FRACTION_BITS = 52
 _EXPONENT_OF_1 = 1023
@@ -150,7 +150,7 @@ EMPTY = Histogram()
 def check_histograms(histograms: Iterable[Histogram]) -> None:
     """Raises ValueError for a histogram whose fields contradict each other.
 
-    Pass many histograms at once: numpy checks them together, in little more time than a few.
+    Pass many histograms at once: numpy checks them together, in little more time than it needs for a few.
     """
     filled = []
     for histogram in histograms:

@@ -1,4 +1,4 @@
-"""The metrics in a frame, and how metrics merge.
+"""The metrics in a frame, and their merging.
 
 All metrics are deltas, except the gauges `open_peak` and `wanted` of `ConnectionMetrics`, and the busiest process and
 the hold-ups in `GeneratorMetrics`. Only these exceptions differ between the two merges:
@@ -44,7 +44,7 @@ STALL_NS = 250_000_000
 
 
 class Merge(enum.Enum):
-    """How two metrics relate: of the same time (PEERS), or of consecutive times (NEIGHBOURS)."""
+    """How merged metrics relate: the same seconds (PEERS), or consecutive seconds (NEIGHBOURS)."""
 
     PEERS = "peers"
     NEIGHBOURS = "neighbours"
@@ -92,7 +92,7 @@ LOCAL_PORTS = "local ports"
 CLOSED_BY_SERVER = "closed by server"
 RESET = "reset"
 PENDING = "pending"
-"""Causes of connections that do not open, as frames and reports name them: only those on which code depends. PENDING:
+"""Names of causes in frames and reports for connections that do not open; only the names that code refers to. PENDING:
 no attempt had ended when the run was over."""
 
 
@@ -379,7 +379,7 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
 
 
 def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> GeneratorMetrics:
-    """The cost of all parts together. Among peers, the busiest one of each second counts."""
+    """The cost of all parts together. Among peers, the busiest process of each second counts."""
     parts = list(parts)
     along: Callable[[list[int]], int] = max if how is Merge.PEERS else sum
     return GeneratorMetrics(

@@ -1,1 +1,1 @@
-"""What coordinator and agents send each other, and how: messages, their encoding, sockets, keys and tokens."""
+"""The protocol between coordinator and agents: messages, their encoding, sockets, keys and tokens."""

@@ -1,17 +1,17 @@
-"""Messages and journal records to msgpack bytes and back. The only place that imports msgpack.
+"""Converts messages and journal records to msgpack and back. The only module that imports msgpack.
 
-An envelope is the array [protocol version, run id, incarnation, message]. What a peer may send is checked here, once,
-against the types in `messages`; a message that changes is a new protocol version.
+An envelope is the array [protocol version, run id, incarnation, message]. Decoding checks messages of peers once,
+against the types in `messages`. Changing a message requires a new protocol version.
 
-Decoding follows the types byte by byte and stops at the first byte that does not fit: containers of another type,
-lengths beyond the data, and nesting deeper than the types cost nothing. Three things need limits of their own:
+Decoding follows the types byte by byte and stops at the first byte that does not fit. So containers of another type,
+lengths beyond the data, and nesting deeper than the types cost nothing. Three things have separate limits:
 
-- Size: between coordinator and agents `MAX_MESSAGE_BYTES`, also where no ZeroMQ has checked it. The pipe of a worker
-  process and the journal have no such limit: the pipe leads to a process of our own, and a record of the journal is
-  larger than its message.
+- Size: between coordinator and agents `MAX_MESSAGE_BYTES`, which ZeroMQ checks too. The pipe of a worker process and
+  the journal have no such limit: the pipe leads to a process of our own, and a record of the journal is larger than its
+  message.
 - Quantities of the plan, the only fields that msgspec decodes before it knows their type. Only a coordinator sends
-  plans, so `_MOST_CONTAINERS` bounds lists and maps in what a coordinator sent.
-- Nesting in fields that a later release added to metrics, which are skipped: msgspec stops at the recursion limit.
+  plans, so `_MOST_CONTAINERS` limits the lists and maps in a coordinator's message.
+- Nesting in unknown fields of metrics, which a later release may send and which are skipped: msgspec's recursion limit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ T = TypeVar("T")
 _CONTAINER_BYTES = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 """Bytes that begin a list or a map. Text and numbers may contain them too."""
 _MOST_CONTAINERS = 1 << 16
-"""Limits these bytes in a coordinator's message: an empty list takes one byte in a message, and sixty in memory."""
+"""Limit of these bytes in a coordinator's message: an empty list takes one byte in a message, but sixty in memory."""
 
 
 def pack(value: Any) -> bytes:
@@ -60,7 +60,7 @@ def unpack(data: bytes, kind: type[T]) -> T:
     try:
         return cast(T, _decoder(cast(Any, kind)).decode(data))
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
-        # ValidationError and UnicodeDecodeError are ValueErrors. The text can quote the data: a line of it is enough.
+        # ValidationError and UnicodeDecodeError are ValueErrors. The text may quote the data, so it is shortened.
         what = printable(str(error)[:200])
         raise ProtocolError(
             f"expected msgpack of {getattr(kind, '__name__', 'a message')}, got {len(data)} bytes: {what}"
@@ -95,7 +95,7 @@ class Letter(NamedTuple):
 
 
 def decode_from_agent(data: bytes) -> Envelope:
-    """What an agent sent. Raises ProtocolError for anything that an agent must not send."""
+    """An agent's message. Raises ProtocolError for anything that an agent must not send."""
     [letter] = decode_from_agents([data])
     if isinstance(letter, ProtocolError):
         raise letter
@@ -103,8 +103,8 @@ def decode_from_agent(data: bytes) -> Envelope:
 
 
 def decode_from_agents(many: Sequence[bytes]) -> list[Letter | ProtocolError]:
-    """Decodes many messages at once, which is far cheaper. In the order of `many`; an error for each invalid
-    message."""
+    """Decodes many messages of agents together, which is much cheaper than one by one. The result is in the order of
+    `many`, with an error in place of each invalid message."""
     decoded: list[Letter | ProtocolError] = []
     for data in many:
         try:
@@ -136,7 +136,7 @@ def _forgery(histograms: Iterable[Histogram]) -> ProtocolError | None:
 
 
 def decode_from_coordinator(data: bytes) -> Envelope:
-    """What a coordinator sent. Raises ProtocolError for anything that a coordinator must not send."""
+    """A coordinator's message. Raises ProtocolError for anything that a coordinator must not send."""
     if len(data) > _MOST_CONTAINERS:
         containers = len(data) - len(data.translate(None, _CONTAINER_BYTES))
         if containers > _MOST_CONTAINERS:
@@ -145,13 +145,13 @@ def decode_from_coordinator(data: bytes) -> Envelope:
 
 
 def decode_from_worker(data: bytes) -> WorkerMessage:
-    """What a worker process sent. Raises ProtocolError."""
+    """A worker process's message. Raises ProtocolError."""
     message: WorkerMessage = unpack(data, cast(Any, WorkerMessage))
     return message
 
 
 def decode_worker_order(data: bytes) -> WorkerOrder:
-    """What an agent sent to its worker process. Raises ProtocolError."""
+    """An agent's order to its worker process. Raises ProtocolError."""
     order: WorkerOrder = unpack(data, cast(Any, WorkerOrder))
     return order
 

@@ -1,4 +1,4 @@
-"""Addresses where a coordinator listens and agents connect: parsing, and name resolution."""
+"""Addresses at which a coordinator listens and agents connect: parsing and name resolution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[\w.-]+)?")
 _BRACKETED = re.compile(r"\[([^]]*:[^]]*)\](?::(.*))?")
 _LARGEST_PORT = 65535
 _NOWHERE = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
-"""Documentation addresses, which have the route of the internet. Nothing is sent to them."""
+"""Documentation addresses. The system routes them like any address of the internet. Nothing is sent to them."""
 
 
 class UnresolvedError(UsageError):
@@ -27,8 +27,8 @@ class UnresolvedError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A host and a port. host: a name, an IPv4 or a bare IPv6 address, or ANY_HOST. port: None for a free
-    one."""
+    """A host and a port. host: a name, an IPv4 address, an IPv6 address without brackets, or ANY_HOST. port: None for a
+    free port."""
 
     host: str
     port: int | None
@@ -122,7 +122,7 @@ def _own_host_toward(there: str, family: int) -> str | None:
 
 
 def _is_outward(host: str) -> bool:
-    """Whether a numeric address may mean this host on other machines too."""
+    """Whether other machines may reach this host at a numeric address."""
     ip = _ip(host)
     return ip is not None and not (ip.is_loopback or ip.is_unspecified or ip.is_link_local)
 

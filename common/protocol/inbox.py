@@ -1,9 +1,9 @@
 """Messages that wait for the coordinator's loop: a bounded queue for each connection. Pure.
 
-A thread empties the socket into these queues, also while the loop is busy. So the queues limit the memory that peers
-can fill. An agent stays far below the limits. It sends a heartbeat each second and at most a few reports of progress,
-and no more than `agent.core.outbox.WINDOW` frames before the first of them is acknowledged; after that one `Attach`
-each second. So a loop that stalls for a minute finds some hundred small messages and 32 frames of each agent.
+A thread empties the socket into these queues, also while the loop is busy, so the queues limit the memory that peers
+can fill. An agent stays far below the limits. Each second it sends one heartbeat and at most a few reports of progress.
+It sends at most `agent.core.outbox.WINDOW` frames without an acknowledgement, and then only one `Attach` each second.
+So after a stall of a minute, the loop finds a few hundred small messages and 32 frames from each agent.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 MAX_MESSAGES, MAX_BYTES = 2_000, 64 << 20
 """Limits of one connection of an agent."""
 MAX_UNKNOWN_MESSAGES, MAX_UNKNOWN_BYTES = 64, 4 << 20
-"""Limits of a connection that no agent has introduced itself on."""
+"""Limits of a connection before its first `Hello` or `Attach`."""
 MAX_TOTAL_BYTES = 512 << 20
 """Limit of all connections together. Beyond it, frames are discarded: agents send them again."""
 _IN_TURN = 8
-"""Messages taken from one connection before the next one has its turn."""
+"""Messages taken from one connection before the next connection's turn."""
 _METRICS_SHARE = 4
 """One of this many messages is a frame, even while control messages wait."""
 
@@ -30,13 +30,13 @@ class PutResult(enum.Enum):
     TAKEN = "taken"
     DISCARDED = "discarded"
     FLOOD = "flood"
-    """Too much waits on its connection, or the connection was cut."""
+    """Too many messages wait on its connection, or the connection was cut."""
 
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """One connection and its waiting messages. name: of its agent, "" if not known yet. fileno: of its TCP socket, -1
-    once that is closed. address: of its peer, without the port."""
+    """One connection and its waiting messages. name: of its agent, "" if unknown. fileno: of its TCP socket, -1 once
+    the socket is closed. address: of its peer, without the port."""
 
     routing_id: bytes
     fileno: int = -1
@@ -49,7 +49,7 @@ class Connection:
 
 
 class Inbox:
-    """Queues of all connections. Control messages are taken first, and connections in turn."""
+    """The queues of all connections. Control messages come first; connections take turns."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -60,7 +60,7 @@ class Inbox:
         return bool(self._control or self._metrics)
 
     def put(self, connection: Connection, data: bytes) -> PutResult:
-        """Queue a message for the loop, unless too much waits already."""
+        """Queue a message for the loop, unless too many messages wait already."""
         if connection.is_cut or self._is_full(connection, len(data)):
             return PutResult.FLOOD
         if connection.metrics and self.total + len(data) > MAX_TOTAL_BYTES:

@@ -1,15 +1,15 @@
 """The coordinator's end of the fleet's connections: one bound ROUTER, and the thread that owns it.
 
 Theory of operation. The thread empties the socket, also while the loop is busy: messages go into a bounded queue for
-each connection (`common.protocol.inbox`), from which the loop takes them. Messages of the loop go through a bounded
-queue to the thread. Each side wakes the other by a pipe, once for any number of messages. The thread also reads the
-socket's monitor until the sockets are closed, and answers ZeroMQ's questions about new peers (ZAP).
+each connection (`common.protocol.inbox`), from which the loop takes them. The loop's messages go to the thread through
+a bounded queue. Each side wakes the other by a pipe, once for any number of messages. The thread also reads the
+socket's monitor until the sockets are closed, and answers ZeroMQ's requests about new peers (ZAP).
 
-A connection is cut when more waits on it than an agent can have sent, when it sends messages of several parts, or when
-it fills memory with a message that never ends. ZeroMQ cuts strangers (peers that have not completed the handshake)
-after `HANDSHAKE_S`; the thread cuts the oldest ones when there are too many. To cut a connection, the thread shuts down
-the TCP socket: ZeroMQ has no call for it, but reports the file descriptor of each message. The descriptor may have been
-reused, so the thread checks first that the socket belongs to our port.
+A connection is cut if more messages wait on it than an agent can have sent, if it sends messages of several parts, or
+if it fills memory with a message that never ends. ZeroMQ cuts strangers (peers that have not completed the handshake)
+after `HANDSHAKE_S`; if there are too many, the thread cuts the oldest ones. To cut a connection, the thread shuts down
+the TCP socket: ZeroMQ has no call for this, but reports the file descriptor of each message. The descriptor may have
+been reused, so the thread first checks that the socket belongs to our port.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Wakeup:
                 os.write(self._writing, b"!")
 
     def clear(self) -> None:
-        """Call before looking for work: work that comes later sets it again."""
+        """Call it before looking for work, so that later work sets it again."""
         with suppress(BlockingIOError):
             os.read(self._reading, 4096)
         self._is_set = False
@@ -102,7 +102,7 @@ class _Wakeup:
 
 
 class Listener:
-    """A bound ROUTER. It gives each connection a routing id of its own, which no peer can choose or learn."""
+    """A bound ROUTER. It gives each connection its own routing id, which no peer can choose or learn."""
 
     def __init__(self, context: Context, endpoint: str, curve: CurveServer | None) -> None:
         """endpoint: numeric, an interface, or `*`. Raises UsageError if it is not an address, or is in use."""
@@ -117,7 +117,7 @@ class Listener:
             router.setsockopt(zmq.BACKLOG, _BACKLOG)
             router.setsockopt(zmq.HEARTBEAT_IVL, _PING_MS)
             router.setsockopt(zmq.RCVBUF, _KERNEL_BYTES)
-            # Without keys too: a domain makes ZeroMQ refuse peers that speak no ZMTP 3, such as browsers.
+            # Also without keys: with a domain, ZeroMQ refuses peers that do not speak ZMTP 3, such as browsers.
             router.setsockopt(zmq.ZAP_DOMAIN, _ZAP_DOMAIN)
             if curve is not None:
                 router.curve_server = 1
@@ -132,7 +132,7 @@ class Listener:
                     "expected a free address of this host such as tcp://127.0.0.1:5555"
                 ) from error
             self.endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
-            """The bound address; its port is the chosen one if a free port was asked for."""
+            """The bound address, with the actual port if a free port was requested."""
             self._wakeup = _Wakeup()
             stack.callback(self._wakeup.close)
             self._reader = _Reader(router, monitor, zap, self.port, curve, self._wakeup)
@@ -145,7 +145,7 @@ class Listener:
         return int(self.endpoint.rpartition(":")[2])
 
     def fileno(self) -> int:
-        """To poll: readable when messages have arrived."""
+        """The file descriptor to poll: readable when messages have arrived."""
         return self._wakeup.fileno()
 
     def receive(self) -> list[tuple[bytes, bytes]]:
@@ -158,15 +158,18 @@ class Listener:
         return taken
 
     def send(self, routing_id: bytes, data: bytes) -> bool:
-        """Whether the message was accepted. It is lost if the peer is gone or does not read."""
+        """Send a message. Returns whether it was accepted. An accepted message is lost if the peer is gone or does not
+        read."""
         return self._reader.send(routing_id, data)
 
     def introduce(self, routing_id: bytes, name: str, *, metrics: bool) -> None:
-        """This connection is an agent's: more messages may wait on it. metrics: it carries frames."""
+        """Record that a connection belongs to an agent, so that more messages may wait on it. metrics: it is the
+        metrics connection."""
         self._reader.introduce(routing_id, name, metrics)
 
     def take_floods(self) -> list[str]:
-        """A line for each agent, and for each host of unknown peers, whose connection was cut for the first time."""
+        """Lines about connections that were cut since the last call: one for each agent, or host of unknown peers, that
+        was not reported before."""
         return self._reader.take_floods()
 
     def count_cut(self) -> int:
@@ -174,14 +177,14 @@ class Listener:
         return self._reader.cut
 
     def count_refused(self) -> Counter[str]:
-        """How many connections were refused, by cause: peers without our token, or other programs."""
+        """How many connections were refused, by cause, such as another token."""
         return self._reader.refused
 
     def close(self) -> None:
-        """Accepted messages may still leave for a second. Idempotent.
+        """Close the sockets. Accepted messages may still leave for a second. Idempotent.
 
-        Order: first the thread, which reads the monitor to the end and sends what waits; then only we use the sockets.
-        The monitor is disabled before its socket is closed. ZAP is closed last, because handshakes need its answers."""
+        Order: the thread ends first, after it has sent the waiting messages; then no other thread uses the sockets. The
+        monitor is disabled before its socket is closed. ZAP is closed last, because handshakes need its answers."""
         self._opened.close()
 
     def __enter__(self) -> Self:
@@ -240,7 +243,7 @@ class _Reader:
             return self._inbox.take(most), bool(self._inbox)
 
     def send(self, routing_id: bytes, data: bytes) -> bool:
-        """Whether there was room."""
+        """Queue a message. Returns whether there was room."""
         if len(self._unsent) >= _MAX_UNSENT:
             return False
         self._unsent.append((routing_id, data))
@@ -248,13 +251,13 @@ class _Reader:
         return True
 
     def introduce(self, routing_id: bytes, name: str, metrics: bool) -> None:
-        """Name the agent of a connection."""
+        """Record the agent of a connection."""
         with self._lock:
             if (connection := self._connections.get(routing_id)) is not None:
                 connection.name, connection.metrics = name, metrics
 
     def take_floods(self) -> list[str]:
-        """Lines about peers that were not named before."""
+        """See `Listener.take_floods`."""
         if not self._floods:
             return []
         with self._lock:
@@ -262,7 +265,7 @@ class _Reader:
         return taken
 
     def close(self) -> None:
-        """End the thread after it has sent what waits."""
+        """End the thread, after it has sent the waiting messages."""
         self._ending = True
         self._wakeup.set()
         self._thread.join()
@@ -330,8 +333,8 @@ class _Reader:
 
     def _meet(self, routing_id: bytes, part: zmq.Frame) -> Connection:
         connection = Connection(routing_id, int(part.get(zmq.SRCFD)), str(part.get("Peer-Address")))
-        # The monitor has reported by now that this connection was accepted, and that the previous one with its file
-        # descriptor ended.
+        # By now, the monitor has reported that this connection was accepted, and that the previous connection with the
+        # same file descriptor has ended.
         while self._watch():
             pass
         if connection.fileno in self._peers:
@@ -347,7 +350,7 @@ class _Reader:
             self._router.recv(zmq.NOBLOCK)
 
     def _watch(self) -> bool:
-        """Read monitor events of connections that come and go; whether there may be more events."""
+        """Read monitor events about connections. Returns whether there may be more events."""
         now_ns = monotonic_ns()
         events = self._monitor.take(_READ_AT_MOST)
         for event, value in events:
@@ -363,7 +366,8 @@ class _Reader:
         return len(events) == _READ_AT_MOST
 
     def _admit(self) -> None:
-        """Answer ZeroMQ's requests about new peers: admit the agents' public key, or every peer without keys."""
+        """Answer ZeroMQ's requests about new peers: admit peers with the agents' public key; without keys, every
+        peer."""
         now_ns = monotonic_ns()
         for _ in range(_READ_AT_MOST):
             try:
@@ -398,7 +402,7 @@ class _Reader:
             self._resident_bytes = resident_bytes
 
     def _cut(self, connection: Connection, why: str) -> None:
-        """Discard what waits on a connection, and shut it down."""
+        """Discard the messages that wait on a connection, and shut it down."""
         if connection.is_cut:
             return
         with self._lock:
@@ -418,14 +422,14 @@ class _Reader:
 
 
 def shut_down(fileno: int, port: int) -> str:
-    """Shut down a TCP connection of this local port, and let its close reset it. Returns its peer's address, "" if the
-    file descriptor belongs to another socket or is closed."""
+    """Shut down a TCP connection of this local port, so that closing it sends a reset. Returns its peer's address; ""
+    if the file descriptor belongs to another socket or is closed."""
     try:
         with socket.socket(fileno=os.dup(fileno)) as connection:
             if connection.getsockname()[1] != port:
                 return ""
             host, peer_port = connection.getpeername()[:2]
-            # Without a reset, a peer that has filled our receive window waits for it to open again, for a minute.
+            # Without a reset, a peer that has filled our receive window would wait a minute for it to open again.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             connection.shutdown(socket.SHUT_RDWR)
     except (OSError, IndexError):

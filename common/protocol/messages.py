@@ -1,5 +1,5 @@
-"""Every message that is sent, each as a frozen type. Two state machines decide in which order messages may come:
-`agent.core.session` and `coordinator.core.run`.
+"""All messages, as frozen types. Two state machines decide the order in which messages may come: `agent.core.session`
+and `coordinator.core.run`.
 
     agent -> coordinator (control)    coordinator -> agent (control)    agent -> coordinator (metrics)    and back
     Hello                             Welcome | Refused, StandBy        Attach                            Attached
@@ -10,11 +10,12 @@
     Final                             FinalAck
     Bye                               Dismiss
 
-Both connections of an agent go to the same port. An agent makes up a secret when it starts; its incarnation is the hash
-of the secret. The first message on each connection (`Hello`, `Attach`) carries the secret. From then on the coordinator
-accepts messages of this incarnation from that connection only. So a peer that only knows an incarnation cannot use it.
+Both connections of an agent go to the same port. An agent draws a random secret when it starts; its incarnation is the
+hash of the secret. The first message on each connection (`Hello`, `Attach`) contains the secret. From then on, the
+coordinator accepts messages of this incarnation from that connection only. So a peer that knows only an incarnation
+cannot use it.
 
-Instants named `t0_ns` and the stamps of heartbeats are monotonic nanoseconds of the side that the docstring names.
+`t0_ns` and the timestamps of heartbeats are monotonic nanoseconds of the side that the docstring names.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ LONGEST_SECRET = 128
 
 
 def incarnation_of(secret: str) -> str:
-    """The incarnation of the agent process that made up this secret. An incarnation is public: 128 bits of a hash do
-    not reveal the secret."""
+    """The incarnation of the agent process with this secret. An incarnation is public: 128 bits of a hash do not reveal
+    the secret."""
     return hashlib.sha256(secret.encode()).hexdigest()[:32]
 
 
@@ -46,7 +47,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 """Maximum size of a message between coordinator and agent. An agent splits frames that would be larger."""
 
 MAX_INTERVALS = 512
-"""Maximum number of intervals in a frame. An agent that was stopped for minutes reports several for each second."""
+"""Maximum number of intervals in a frame. An agent that was stopped for minutes reports several per second."""
 
 HOLD_LEASES = 10
 """An agent keeps unreported results for this many leases. A coordinator that resumes the run can collect them."""
@@ -91,8 +92,8 @@ class Step(enum.Enum):
 
 
 class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written before the start. keys: a key counts once for each entry of the preload. took_ns: how long the
-    slowest process or agent took."""
+    """The result of a preload. keys: a key counts once for each entry of the preload. took_ns: the time of the slowest
+    process or agent."""
 
     keys: Tally
     commands: Tally
@@ -101,15 +102,15 @@ class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def merge(cls, parts: Iterable[Preloaded | None]) -> Preloaded | None:
-        """What all parts wrote together, at the same time; None if no part had anything to write."""
-        told = [part for part in parts if part is not None]
-        if not told:
+        """The sum of all parts, which were written at the same time; None if no part had anything to write."""
+        written = [part for part in parts if part is not None]
+        if not written:
             return None
         return cls(
-            keys=sum(part.keys for part in told),
-            commands=sum(part.commands for part in told),
-            bytes_out=sum(part.bytes_out for part in told),
-            took_ns=max(part.took_ns for part in told),
+            keys=sum(part.keys for part in written),
+            commands=sum(part.commands for part in written),
+            bytes_out=sum(part.bytes_out for part in written),
+            took_ns=max(part.took_ns for part in written),
         )
 
 
@@ -126,10 +127,10 @@ class PoolShare(msgspec.Struct, frozen=True):
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent's share of the plan, with everything that the agent needs to finish the run alone.
+    """One agent's share of the plan, with everything that the agent needs to finish the run without the coordinator.
 
-    threads_total: worker threads of the whole fleet, by which rate and request count are divided. preloads: whether the
-    agent has to write its part of the preload. The plan has the target's password, so an assignment is never logged and
+    threads_total: worker threads of the whole fleet; rate and request count are divided by it. preloads: whether the
+    agent writes its part of the preload. The plan contains the target's password, so an assignment is never logged, and
     is sent encrypted.
     """
 
@@ -186,7 +187,7 @@ class Hello(Proof, frozen=True, kw_only=True):
 
 
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a running agent reports. frame_s: seconds in a frame; with 1, each second is sent when it is complete.
+    """How often a running agent reports. frame_s: seconds per frame; with 1, each second is sent when it is complete.
     heartbeat_s: seconds from one heartbeat to the next."""
 
     frame_s: Annotated[int, Meta(ge=1, le=10)] = 1
@@ -206,11 +207,11 @@ class Attach(Proof, frozen=True, kw_only=True):
 
 
 class Attached(Message, frozen=True, kw_only=True):
-    """The metrics connection works in both directions, and frames are accepted on it."""
+    """The metrics connection works in both directions, and the coordinator accepts frames on it."""
 
 
 class Refused(Message, frozen=True, kw_only=True):
-    """The agent is not admitted, with the reason. The agent exits."""
+    """The agent is not admitted, for this reason. It exits."""
 
     reason: str
 
@@ -228,8 +229,8 @@ class Prepare(Message, frozen=True, kw_only=True):
 
 
 class Preparing(Message, frozen=True, kw_only=True):
-    """Progress of a step: how many commands of the preload were answered, or connections opened, of how many. Counts
-    commands instead of keys, because a single list may take millions of commands."""
+    """Progress of a step: (done, total) of the preload's answered commands, or of opened connections. Counts commands
+    instead of keys, because a single list may take millions of commands."""
 
     step: Step
     done: Tally
@@ -259,16 +260,17 @@ class PoolLeft(NamedTuple):
 
 
 class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an agent continues the share of a lost agent. from_ns: how long after the start instant; operations that
-    were due earlier are not sent. left: for each pool of the share; None if the plan has no number of requests."""
+    """The point at which an agent continues the share of a lost agent. from_ns: how long after the start instant;
+    operations that were due earlier are not sent. left: for each pool of the share; None if the plan has no number of
+    requests."""
 
     from_ns: Tally
     left: tuple[PoolLeft, ...] | None = None
 
 
 class Start(Message, frozen=True, kw_only=True):
-    """Begin at `t0_ns` of the coordinator's clock, which is in the future. For a share that is taken over, `t0_ns` has
-    passed: begin at `takeover.from_ns` after it."""
+    """Begin at `t0_ns` of the coordinator's clock, which is in the future. When an agent takes over a share, `t0_ns` is
+    in the past: begin `takeover.from_ns` after it."""
 
     t0_ns: Stamp
     takeover: TakeOver | None = None
@@ -310,7 +312,7 @@ class WorkerLost(Message, frozen=True, kw_only=True):
 
 
 class Stop(Message, frozen=True, kw_only=True):
-    """End the run now: drain (wait for operations in flight), or at once."""
+    """End the run now. drain: wait for operations in flight."""
 
     drain: bool
     reason: str
@@ -364,8 +366,7 @@ class Bye(Message, frozen=True, kw_only=True):
 
 
 class Dismiss(Message, frozen=True, kw_only=True):
-    """The coordinator ends. Agents wait for the next coordinator, or exit if they serve one run only. exit_code: of the
-    run."""
+    """The coordinator ends. Agents wait for the next coordinator; an agent with --once exits. exit_code: of the run."""
 
     exit_code: int
 
@@ -385,14 +386,14 @@ class WorkerPrepare(Message, frozen=True, kw_only=True):
 
 
 class WorkerStart(Message, frozen=True, kw_only=True):
-    """Agent to worker process: begin at `t0_ns` of this host's clock, or at `takeover.from_ns` after it."""
+    """Agent to worker process: begin at `t0_ns` of this host's clock, or `takeover.from_ns` after it."""
 
     t0_ns: Stamp
     takeover: TakeOver | None = None
 
 
 class WorkerStop(Message, frozen=True, kw_only=True):
-    """Agent to worker process: end now; drain, or at once."""
+    """Agent to worker process: end the load. drain: wait for operations in flight."""
 
     drain: bool
 

@@ -1,6 +1,6 @@
-"""The TCP connections of a listening port, from the reports of a ZeroMQ monitor. Pure.
+"""Tracks the TCP connections of a listening port, from the events of a ZeroMQ monitor. Pure.
 
-libzmq names the file descriptor of a connection when it is accepted and when it ends, but not when its handshake
+libzmq reports the file descriptor of a connection when it is accepted and when it ends, but not when its handshake
 succeeds or fails. So a connection counts as a stranger (its handshake is not complete) until its first message.
 """
 
@@ -19,8 +19,8 @@ _MOST_ADDRESSES = 1_000
 
 
 class Penalties:
-    """Limits new connections from addresses that flooded us, because their messages must be read before they can be
-    discarded. Other peers at the same address share the limit, but keep their open connections."""
+    """Limits new connections from addresses that have flooded us, because messages must be read before they can be
+    discarded. The limit also applies to other peers at the same address, but their open connections stay."""
 
     def __init__(self) -> None:
         self._last_flood_ns: dict[str, int] = {}
@@ -53,8 +53,8 @@ class Penalties:
 
 @dataclass(slots=True, eq=False)
 class Peer:
-    """A TCP connection. connection: None until its first message. quiet_from: bytes received at our first look after
-    its last message; None if a message came since our last look."""
+    """A TCP connection. connection: None until its first message. quiet_from: bytes received at the first check after
+    its last message; None if a message came since the last check."""
 
     fileno: int
     accepted_ns: int
@@ -63,11 +63,11 @@ class Peer:
 
 
 class Peers:
-    """All open TCP connections, and how many ended without a handshake. silently: the cause to count if the monitor
+    """All open TCP connections, and how many ended without a handshake. silent_cause: the cause to count if the monitor
     reported none."""
 
-    def __init__(self, handshake_s: float, silently: str) -> None:
-        self._silently = silently
+    def __init__(self, handshake_s: float, silent_cause: str) -> None:
+        self._silent_cause = silent_cause
         self._silent = 0
         self._handshake_ns = round((handshake_s + 1) * NS_PER_S)
         self._open: dict[int, Peer] = {}
@@ -97,10 +97,10 @@ class Peers:
 
     def refused(self) -> Counter[str]:
         """How many connections ended without a handshake, by cause."""
-        return self._failed + Counter({self._silently: self._silent})
+        return self._failed + Counter({self._silent_cause: self._silent})
 
     def put_off(self) -> None:
-        """We ended a connection in its handshake; the peer may try again later. Does not count as a refusal."""
+        """We ended a connection in its handshake, and the peer may try again later. Does not count as a refusal."""
         self._pending -= 1
 
     def disconnected(self, fileno: int) -> Connection | None:
@@ -125,7 +125,8 @@ class Peers:
         for peer in list(self._strangers.values()):
             if now_ns - peer.accepted_ns <= self._handshake_ns:
                 break
-            del self._strangers[peer.fileno]  # ZeroMQ would have cut it: it has completed the handshake
+            # Its handshake is complete: otherwise ZeroMQ would have cut it by now.
+            del self._strangers[peer.fileno]
         # ZeroMQ reports nothing about some peers, such as those that do not speak ZMTP. Open strangers may still
         # succeed.
         self._silent = max(self._silent, self._pending - len(self._strangers))

@@ -1,8 +1,8 @@
-"""The token: what makes a coordinator and its agents trust each other.
+"""The token, by which a coordinator and its agents authenticate each other.
 
-There are two texts. The `token` is copied to load machines: the coordinator's public key and the agents' secret key.
-The `key` stays with the coordinator: the coordinator's secret key and the agents' secret key. So a compromised load
-machine can join a run, but cannot pose as the coordinator.
+There are two texts. The `token` is copied to load machines. It contains the coordinator's public key and the agents'
+secret key. The `key` stays with the coordinator. It contains the coordinator's secret key and the agents' secret key.
+So a compromised load machine can join a run, but cannot pose as the coordinator.
 
 Both are usually files in one folder, `token` and `token.key`, readable by their owner only. The first coordinator
 creates the key file; the token is derived from the key. Without files, both texts may be environment variables (see
@@ -32,7 +32,7 @@ from common.units import show
 _COORDINATOR_SECRET = "coordinator-secret-key"
 _COORDINATOR_PUBLIC = "coordinator-public-key"
 _AGENT_SECRET = "agent-secret-key"
-_TOKEN_HEAD = "# redis-stampede token: whoever has it may join as an agent. Copy it to load machines, mode 0600.\n"
+_TOKEN_HEAD = "# redis-stampede token: anyone who has it can join as an agent. Copy it to load machines, mode 0600.\n"
 _KEY_HEAD = "# redis-stampede coordinator key: belongs to the token beside it. Never leaves this host.\n"
 
 _ELSEWHERE = f"name the token's file with --token-file or {TOKEN_FILE}"
@@ -43,7 +43,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A coordinator's keys, and those of its agents. file: of the token; None for keys from the environment. is_usual:
+    """A coordinator's keys, and its agents' keys. file: of the token; None for keys from the environment. is_usual:
     agents of the same user find the file by default."""
 
     coordinator: CurveServer
@@ -58,7 +58,7 @@ class Credentials:
 
     @property
     def fingerprint(self) -> str:
-        """Names this pair of keys. Made of the two public keys only, which reveal neither secret key."""
+        """Identifies this pair of keys. Made from the two public keys only, so it reveals no secret key."""
         public = self.coordinator.keys.public + self.coordinator.admitted
         return hashlib.sha256(b"redis-stampede keys " + public).hexdigest()[:16]
 
@@ -77,8 +77,8 @@ def agent_credentials(file: Path | None, said: TokenVariables, environment: Mapp
 def coordinator_credentials(
     file: Path | None, said: TokenVariables, environment: Mapping[str, str], *, resuming: bool = False
 ) -> Credentials:
-    """The coordinator's side; makes both files at first use. file: from the command line. resuming: the run's agents
-    have the token already, so a new pair of keys is refused. Raises UsageError."""
+    """The coordinator's side. Makes both files at first use. file: from the command line. resuming: do not make a new
+    pair of keys, because the run's agents have the token already. Raises UsageError."""
     if file == _STDIN:
         raise UsageError(
             f"--token-file -: expected a file, because the coordinator's key is beside it; it also comes from {KEY}"
@@ -111,8 +111,8 @@ def _path(said: TokenVariables, environment: Mapping[str, str]) -> Path:
 def default_token_path(environment: Mapping[str, str]) -> Path:
     """`$XDG_CONFIG_HOME/stampede/token`, or the same below `~/.config`.
 
-    Raises UsageError for a relative XDG_CONFIG_HOME, which the XDG Base Directory Specification calls invalid, and
-    without a home directory, as for the arbitrary users of containers.
+    Raises UsageError for a relative XDG_CONFIG_HOME, which the XDG Base Directory Specification calls invalid, and if
+    there is no home directory, which is common in containers.
     """
     config = environment.get("XDG_CONFIG_HOME")
     if config:
@@ -134,9 +134,10 @@ def _home_of_this_user() -> str:
 
 
 def coordinator_curve(token: Path) -> CurveServer:
-    """The coordinator's side of the token; makes both files at first use. Raises UsageError when it cannot."""
+    """The coordinator's side of the token. Makes both files at first use. Raises UsageError if it cannot."""
     key_file = _key_file(token)
-    # Look for the token first: it is written last, so a token without a key has lost it.
+    # The token is written last, so a token without a key means that the key was lost. Look for the token first, because
+    # another coordinator may write both files now.
     has_token = _exists(token)
     if not _exists(key_file):
         if has_token:
@@ -237,7 +238,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _decoded(text: str) -> str:
-    """The text itself, also if it is in base64. A token's own text never looks like base64: it has colons."""
+    """The text, decoded if it is base64. A token's own text never looks like base64, because it has colons."""
     joined = "".join(text.split())
     if not _BASE64.fullmatch(joined):
         return text

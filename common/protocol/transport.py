@@ -1,14 +1,14 @@
 """Keys, sockets and monitors for both ends of the fleet's connections, and the agent's end, `Dialer`. Only this module
 and `common.protocol.listener`, the coordinator's end, import zmq.
 
-The coordinator binds one ROUTER, an agent connects two DEALERs to it, for control and for metrics: a heartbeat never
-waits behind metrics, and a firewall needs one rule. Only `SocketPoller.wait` blocks. Sending never waits: it returns
-whether the message was accepted. An accepted message can still be lost with its connection, so senders repeat messages
+The coordinator binds one ROUTER. An agent connects two DEALERs to it, for control and for metrics, so a heartbeat never
+waits behind metrics, and a firewall needs only one rule. Only `SocketPoller.wait` blocks. Sending never waits: it
+returns whether the message was accepted. An accepted message is lost if its connection is, so senders repeat messages
 until they are answered.
 
-Two traps of libzmq 4.3.5 shape both ends. A socket whose receive queue is full stops reading; if its peer leaves then,
-the process aborts. So receive queues have no limit (`RCVHWM` 0), and their readers keep them short. A monitor whose
-queue is full blocks the I/O thread without end. So monitors have no limit either, and are read in every phase.
+Two defects of libzmq 4.3.5 affect both ends. A socket with a full receive queue stops reading; if its peer leaves then,
+the process aborts. So receive queues have no limit (`RCVHWM` 0), and their readers keep them short. A monitor with a
+full queue blocks the I/O thread forever. So monitors have no limit either, and are read in every phase.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ HANDSHAKE_S = 5.0
 """A peer that has not completed the handshake after this time is cut."""
 _MAX_WIRE_BYTES = MAX_MESSAGE_BYTES + 1024  # CURVE adds some bytes to each message
 _LINGER_MS = 1000  # enough for last messages to leave
-_HEARTBEAT_MS = 1000  # ZMTP pings, which detect a dead connection, so that ZeroMQ reconnects
+_HEARTBEAT_MS = 1000  # of ZMTP pings: ZeroMQ reconnects if they detect a dead connection
 _HEARTBEAT_TIMEOUT_MS = 5000
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 1000
 _SEND_QUEUE = 200  # messages; beyond it, messages to a peer that does not read are lost
-_GAVE_UP_AFTER_NS = 1_000_000_000  # if ZeroMQ tries again, it reports so at once
+_GAVE_UP_AFTER_NS = 1_000_000_000  # if ZeroMQ reconnects by itself, it reports an attempt at once
 _RECEIVE_AT_MOST = 256  # messages read in a row, so that the loop has time for other work
 _EVENTS_AT_MOST = 256  # for the same reason
 _FLOOD = 20_000  # messages in a row; a coordinator sends a few each second
@@ -55,7 +55,7 @@ class KeyPair:
 
 
 def new_key_pair() -> KeyPair:
-    """A fresh key pair from the system's randomness."""
+    """A new random key pair."""
     public, secret = zmq.curve_keypair()
     return KeyPair(public, secret)
 
@@ -70,7 +70,7 @@ def key_pair_of(secret: bytes) -> KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class CurveServer:
-    """The coordinator's side: its own pair, and the agents' public key."""
+    """The coordinator's side: its own key pair, and the agents' public key."""
 
     keys: KeyPair
     admitted: bytes
@@ -78,7 +78,7 @@ class CurveServer:
 
 @dataclass(frozen=True, slots=True)
 class CurveClient:
-    """An agent's side: the agents' pair, and the coordinator's public key."""
+    """An agent's side: the agents' key pair, and the coordinator's public key."""
 
     keys: KeyPair
     server: bytes
@@ -117,7 +117,7 @@ for _event in (*_LINK_EVENTS, *_TRYING_EVENTS):
 
 
 class Context:
-    """One ZeroMQ context. Made after any spawn, inside the process that uses it: it does not survive a fork."""
+    """One ZeroMQ context. Make it in the process that uses it, because it does not survive a fork."""
 
     def __init__(self) -> None:
         self._zmq = zmq.Context()
@@ -127,7 +127,7 @@ class Context:
         return self._zmq.socket(kind)
 
     def close(self) -> None:
-        """Wait for lingering messages (bounded by each socket's linger). Idempotent."""
+        """Wait until the last messages have left, up to the linger time of each socket. Idempotent."""
         self._zmq.term()
 
     def __enter__(self) -> Self:
@@ -140,7 +140,7 @@ class Context:
 
 
 class Monitor:
-    """Reports of libzmq about the connections of a socket. The queue has no limit: see above."""
+    """Reports of libzmq about the connections of a socket. The queue has no limit: see the module's docstring."""
 
     _numbers = itertools.count()
 
@@ -174,7 +174,7 @@ _EVENT = struct.Struct("=HI")
 
 
 def new_socket(context: Context, kind: int) -> zmq.Socket[bytes]:
-    """A socket with all options that both ends share."""
+    """A socket with the options that both ends have in common."""
     socket = context.socket(kind)
     socket.setsockopt(zmq.LINGER, _LINGER_MS)
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_WIRE_BYTES)
@@ -187,7 +187,7 @@ def new_socket(context: Context, kind: int) -> zmq.Socket[bytes]:
 
 
 def use_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:
-    """Allow IPv6 for IPv6 addresses and for all interfaces only: with it, ZeroMQ resolves other addresses as IPv6
+    """Enable IPv6 only for IPv6 addresses and for all interfaces: with it, ZeroMQ would resolve other addresses as IPv6
     only."""
     socket.setsockopt(zmq.IPV6, int("[" in endpoint or "//*" in endpoint))
 
@@ -210,7 +210,7 @@ class Dialer:
 
     def _open(self) -> None:
         self.socket = new_socket(self._context, zmq.DEALER)
-        # Queue nothing while there is no coordinator: it would be outdated when one starts.
+        # Queue no messages while there is no coordinator: they would be outdated when one starts.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
@@ -302,7 +302,7 @@ class Dialer:
         return has_more
 
     def send(self, data: bytes) -> bool:
-        """Whether the message was accepted; never without a connection."""
+        """Send a message. Returns whether it was accepted; False without a connection."""
         try:
             self.socket.send(data, zmq.NOBLOCK)
         except zmq.Again:
@@ -351,17 +351,17 @@ class SocketPoller:
         self._poller = zmq.Poller()
 
     def watch(self, source: Dialer | HasFileno | int) -> None:
-        """Wake up for messages and events of a connection, or for a readable file descriptor."""
+        """Watch the messages and events of a connection, or a file descriptor for reading."""
         for each in _polled(source):
             self._poller.register(each, zmq.POLLIN)
 
     def forget(self, source: Dialer | HasFileno | int) -> None:
-        """Do not wake up for it any more. Call it before the source is closed."""
+        """Stop watching. Call it before the source is closed."""
         for each in _polled(source):
             self._poller.unregister(each)
 
     def wait(self, timeout_s: float) -> None:
-        """Until something is ready, but no longer than `timeout_s`."""
+        """Wait until a source is ready, but no longer than `timeout_s`."""
         self._poller.poll(max(0, round(timeout_s * 1000)))
 
 

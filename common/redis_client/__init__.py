@@ -8,7 +8,7 @@
     for the driver `wire`: wire_connections
 
 The package relies on these facts about redis-py, which tests/common/test_redis_client_contract.py checks:
-- a pool passes its keyword arguments to every connection, so a `connection_class` of ours can take additional ones;
+- a pool passes its keyword arguments to every connection, so our `connection_class` can take additional ones;
 - `_connect` opens one socket; `connect_check_health` calls it and does the handshake; `disconnect` is the only way to
   close, may be called twice, and is called while the error that caused it is being handled;
 - `Backoff.compute` is called exactly once for each retry of a command or a connect; `Retry` is deep-copied into each

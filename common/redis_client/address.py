@@ -1,4 +1,4 @@
-"""plan.target -> redis-py's own arguments, for threads and for asyncio."""
+"""Converts `plan.target` into arguments of redis-py, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from common.plan.schema.target_url import Address, parse_redis_url
 from common.units import printable
 
 _LARGEST_PEM_BYTES = 16 << 20
-"""The certificates that a whole system trusts take about 0.3 MB."""
+"""Ample: all the certificates that a system trusts take about 0.3 MB."""
 
 
 def address_of(target: schema.Target) -> Address:
-    """Where the target is. The plan's user name and password have precedence over the URL's. Raises PlanError."""
+    """The address of the target. The plan's user name and password have precedence over the URL's. Raises PlanError."""
     address = parse_redis_url(target.url)
     return msgspec.structs.replace(
         address, username=target.username or address.username, password=target.password or address.password
@@ -45,7 +45,7 @@ def connection_arguments(target: schema.Target) -> dict[str, Any]:
 
 
 def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
-    """The same for connections to Sentinels, which have other users and no databases. Raises PlanError."""
+    """The same for connections to Sentinels, which have their own users, and no databases. Raises PlanError."""
     return _common(target, address_of(target)) | {
         "username": target.sentinel.username,
         "password": target.sentinel.password,
@@ -55,14 +55,14 @@ def sentinel_arguments(target: schema.Target) -> dict[str, Any]:
 
 
 def place_arguments(address: Address) -> dict[str, Any]:
-    """Arguments with the place of a standalone server."""
+    """Arguments with the address of a standalone server."""
     if address.path is not None:
         return {"path": address.path}
     return {"host": address.hosts[0].name, "port": address.hosts[0].port}
 
 
 def server_name(target: schema.Target) -> str | None:
-    """The name to ask for (SNI) and to expect in certificates; None for the host that a connection goes to."""
+    """The name to request (SNI) and to expect in certificates; None for the connection's host."""
     return target.tls.server_name
 
 
@@ -77,7 +77,7 @@ def cluster_arguments(target: schema.Target) -> dict[str, Any]:
     }
 
 
-# "auto" costs a round trip on every connect to a server without them.
+# "auto" costs a round trip for every connect to a server without notifications.
 _MAINTENANCE: dict[schema.Maintenance, Any] = {
     schema.Maintenance.OFF: False,
     schema.Maintenance.ON: True,
@@ -86,7 +86,7 @@ _MAINTENANCE: dict[schema.Maintenance, Any] = {
 
 
 def _maintenance(target: schema.Target) -> Any:
-    # They are push messages, which protocol 2 does not have: redis-py refuses "auto" with protocol 2.
+    # Notifications are push messages, which protocol 2 does not have. redis-py refuses "auto" with protocol 2.
     return False if target.protocol < 3 else _MAINTENANCE[target.maintenance]
 
 
@@ -100,8 +100,8 @@ _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {
 
 
 _DRIVER_INFO = DriverInfo()
-"""The name and version that redis-py sends. Made once: otherwise each connection reads the version from a file, which
-fails at the limit of open files. redis-py then loses a place in the TCP pool."""
+"""The name and version that redis-py sends. Made once, because otherwise each connection reads the version from a file.
+At the limit of open files, that fails, and redis-py's TCP pool loses a connection slot."""
 
 
 def _name_arguments(target: schema.Target) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def _tls(tls: schema.Tls) -> dict[str, Any]:
 
 
 def _check_kind(where: str, name: str | None) -> None:
-    """Raises PlanError for a pipe, device, socket or huge file: OpenSSL reads the file for each connection, and would
-    wait for a pipe without a limit. `tls_finding` reports other errors when the file is used."""
+    """Raises PlanError for a pipe, device, socket or huge file, because OpenSSL reads the file for each connection, and
+    waits for a pipe without a limit. `tls_finding` reports other errors when the file is used."""
     with suppress(OSError, ValueError):
         status = Path(name or ".").stat()
         if stat.S_ISDIR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size <= _LARGEST_PEM_BYTES):

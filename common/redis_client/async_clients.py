@@ -1,6 +1,6 @@
-"""plan.target -> clients for asyncio, for every kind of target: the same settings and events as those for threads.
+"""Makes clients for asyncio from `plan.target`, with the same settings and events as clients for threads.
 
-This module relies on these facts about redis.asyncio, beside the facts about redis-py in the package's docstring:
+This module relies on these facts about redis.asyncio, in addition to the facts in the package's docstring:
 - `_connect` opens one socket; `connect_check_health` calls it and does the handshake; `disconnect` is the only way to
   close, may be called twice, and is awaited while the error that caused it is being handled;
 - `Backoff.compute` is called exactly once for each retry, and the wait that follows is a plain `asyncio.sleep`: like
@@ -37,8 +37,8 @@ AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncClusterClient
 def build_async_client(
     target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
 ) -> AsyncClient:
-    """A client with a TCP pool of its own (one for each node of a cluster) and the plan's retry policy. Opens nothing
-    yet, and needs no running loop. Raises PlanError."""
+    """A client with its own TCP pool (one for each node of a cluster) and the plan's retry policy. Opens no connection,
+    and needs no running loop. Raises PlanError."""
     if connects_when_built(target):
         return build_async_cluster(target, pools, events=events, cancellation=cancellation)
     retry = observed_async_retry(target.retry, events, cancellation)
@@ -72,7 +72,7 @@ def async_tcp_pools(client: AsyncClient) -> list[Any]:
 
 
 def count_async_nodes(client: AsyncClient) -> int:
-    """How many servers a client may connect to: all nodes of a cluster, one otherwise."""
+    """How many servers a client may connect to: all nodes of a cluster, otherwise one."""
     return len(client.get_nodes()) if isinstance(client, AsyncClusterClient) else 1
 
 

@@ -1,19 +1,19 @@
-"""A cluster client for asyncio: redis.asyncio's, with observed connections to every node.
+"""redis.asyncio's cluster client, with observed connections to every node.
 
-This module relies on these facts about redis-py's asyncio cluster client:
+This module relies on these facts about redis.asyncio's cluster client:
 - its constructor connects to nothing; `initialize` reads the topology;
-- each node has its own connections, made of `connection_class` with `connection_kwargs`; nodes found later take both
+- each node has its own connections, made from `connection_class` with `connection_kwargs`; nodes found later take both
   from the one dictionary that the client and its nodes manager share;
 - it repeats a command at once, without backoff, on errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after reading
   the topology; before each repetition it calls `_record_error_metric`;
-- a pipeline repeats commands that were redirected one by one, by `execute_command`, and none that lost its connection;
+- a pipeline repeats redirected commands one by one, by `execute_command`, but not commands that lost their connection;
 - a transaction queues its commands by a coroutine; redis-py's own `execute_command` starts a thread with a new loop for
   each of them;
 - to read the topology, it opens further connections to the URL's nodes, and keeps them open;
-- it closes nothing while the topology is due to be read again, and forgets nodes that have left;
-- for a slot without a node it raises KeyError instead of SlotNotCoveredError, and does not read the topology: slots
-  that come back would stay unknown until some other error. This client reads the topology and raises
-  SlotNotCoveredError, so redis-py's repetition finds a slot that is back.
+- while it is due to read the topology again, it closes nothing, and it forgets nodes that have left;
+- for a slot without a node it raises KeyError instead of SlotNotCoveredError, and does not read the topology. So it
+  would not notice that the slot is served again until another error. Our client reads the topology and raises
+  SlotNotCoveredError, so redis-py's repetition finds the slot's new node.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         more["db"] = arguments.pop("db")
         if address.tls:
             more["server_name"] = server_name(target)
-            # Its connections take it, but it does not.
+            # The client does not accept this argument, but its connections do.
             more["ssl_password"] = arguments.pop("ssl_password")
         super().__init__(
             startup_nodes=[ClusterNode(host.name, host.port) for host in address.hosts],
@@ -91,7 +91,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             node.connection_kwargs.update(more)
 
     async def _determine_nodes(self, command: str, *args: Any, **kwargs: Any) -> list[ClusterNode]:
-        # Of commands and of pipelines.
+        # Called for commands and for pipelines.
         try:
             return await super()._determine_nodes(command, *args, **kwargs)
         except (KeyError, SlotNotCoveredError) as error:
@@ -100,7 +100,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     async def _not_covered(self) -> SlotNotCoveredError:
         """The error for a slot without a node. Reads the topology first, but not too often."""
         if self._tracker.should_refresh():
-            # If no node answers either, report the slot, not this error.
+            # If no node answers, report the slot without a node, not this error.
             with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                 await self.nodes_manager.initialize()
         return SlotNotCoveredError("a slot is not covered by the cluster")
@@ -111,7 +111,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         return connection
 
     async def _close_first_nodes(self) -> None:
-        """Close connections that only read the topology, so that no node has more than the plan allows."""
+        """Close connections that were used only to read the topology, so that no node has more than the plan allows."""
         manager = self.nodes_manager
         for name, node in list(manager.startup_nodes.items()):
             if manager.nodes_cache.get(name) is not node:
@@ -128,8 +128,8 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         self._tracker.has_topology = True
 
     async def close_all(self) -> None:
-        """Close every connection, also of nodes that redis-py has forgotten. Idempotent. Not `aclose`, which redis-py
-        itself calls before it reads the topology again."""
+        """Close every connection, also to nodes that redis-py has forgotten. Idempotent. Not named `aclose`, because
+        redis-py itself calls `aclose` before it reads the topology again."""
         await self.aclose()
         for connection in list(self._made_connections):
             await connection.disconnect()
@@ -145,7 +145,7 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
 
 
 class _Transaction:
-    """redis-py's transaction, whose commands are queued on the loop of its client."""
+    """redis-py's transaction, with commands queued on the loop of its client."""
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = pipeline
@@ -156,7 +156,7 @@ class _Transaction:
         self._commands.append(arguments)
 
     async def execute(self, raise_on_error: bool = True) -> list[Any]:
-        """The replies to all commands. Reads the topology first if it is outdated: redis-py's pipelines do, its
+        """The replies to all commands. Reads the topology first if it is outdated: redis-py's pipelines do so, but its
         transactions do not."""
         client = self._pipeline.cluster_client
         if client._initialize:
@@ -178,7 +178,7 @@ class NodePool:
         self._node = node
 
     async def get_connection(self) -> AbstractConnection:
-        """An open connection. Release it."""
+        """Take an open connection. Release it later."""
         connection = self._node.acquire_connection()
         try:
             await connection.connect()  # type: ignore[no-untyped-call]

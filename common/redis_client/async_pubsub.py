@@ -1,4 +1,4 @@
-"""Subscriptions on the connections of an asyncio client: the twin of `pubsub`. One task runs each connection.
+"""Subscriptions on the connections of an asyncio client: the twin of `pubsub`. A task runs each connection.
 
 This module relies on these facts about redis.asyncio, which tests/common/redis_client/test_async_pubsub.py checks:
 - a PubSub takes a connection from a TCP pool with its first command; its `aclose` closes and returns the connection;
@@ -61,14 +61,15 @@ class _AsyncResubscribingPubSub(PubSub):
             await self.ssubscribe(*channels)
 
     async def read(self) -> Any:
-        """The next reply, whenever it comes. If this is cancelled, the next call returns it. Never connects."""
+        """The next reply. Waits without a limit. If a call is cancelled, the next call returns the reply. Never
+        connects."""
         reply = await self.connection.read_response(timeout=math.inf, disconnect_on_error=False, push_request=True)
         if reply is None:
-            raise redis.TimeoutError("the connection timed out")  # TCP's own timeout: redis-py returns None
+            raise redis.TimeoutError("the connection timed out")  # for a timeout of TCP itself, redis-py returns None
         return reply
 
     async def recover(self, error: Exception) -> None:
-        """Apply the retry policy to an error that `read` raised: reconnect, or raise it."""
+        """Apply the retry policy to an error that `read` raised: reconnect, or raise the error."""
         errors = [error]
 
         async def raise_once() -> None:
@@ -95,10 +96,10 @@ class SubscriptionHandler(Protocol):
         """A subscription could not be sent, or the server refused it."""
 
     async def failed(self, connection: AsyncSubscribedConnection, error: Exception) -> None:
-        """Reading met an error, which may be the reply to a subscription."""
+        """Reading failed with an error, which may be the reply to a subscription."""
 
     def resubscribed(self, commands: int) -> None:
-        """After a reconnect, this many commands subscribed to all channels again."""
+        """A connection reconnected, and subscribed to all its channels again with this many commands."""
 
 
 class AsyncSubscribedConnection:
@@ -126,11 +127,11 @@ class AsyncSubscribedConnection:
         self._send(True, channel)
 
     def forget(self, channel: Channel) -> None:
-        """Do not subscribe to this channel again after a reconnect: the server refused it, or took it away."""
+        """Do not subscribe to this channel again after a reconnect, because the server refused or ended it."""
         self._wanted.forget(channel)
 
     def end(self) -> None:
-        """Make `run` unsubscribe from all channels, and return when the server has confirmed it. Idempotent."""
+        """Make `run` unsubscribe from all channels, and return once the server has confirmed it. Idempotent."""
         self._is_ending = True
         self._wake()
 
@@ -186,7 +187,7 @@ class AsyncSubscribedConnection:
         pubsub = self._pubsub
         if not is_unsubscribe:
             if channel not in self._wanted:
-                return  # the channel belongs to another node by now
+                return  # the channel has moved to another node meanwhile
             try:
                 await (pubsub.ssubscribe if command == SHARDED else pubsub.subscribe)(name)
             except TARGET_ERRORS as error:
@@ -213,7 +214,7 @@ class AsyncSubscribedConnection:
 
     @asynccontextmanager
     async def _until_woken(self) -> AsyncIterator[None]:
-        # A timeout is the one way to interrupt a read of redis-py without losing a reply.
+        # A timeout is the only way to interrupt a read of redis-py without losing a reply.
         try:
             async with asyncio.timeout(None) as self._wait:
                 try:
@@ -240,7 +241,7 @@ class AsyncSubscribedConnections(ConnectionsByNode[AsyncSubscribedConnection]):
     def __init__(
         self, client: AsyncClient, handler: SubscriptionHandler, start: Callable[[AsyncSubscribedConnection], None]
     ) -> None:
-        """Opens nothing. start: called with each new connection, to have a task run it."""
+        """Opens no connection. start: called with each new connection; starts a task that runs it."""
         self._cluster: Any = client if isinstance(client, AsyncClusterClient) else None
 
         def make(number: int, pool: Any) -> AsyncSubscribedConnection:

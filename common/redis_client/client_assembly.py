@@ -1,4 +1,4 @@
-"""How a client is put together for a standalone server or Sentinels: the same for threads and for asyncio."""
+"""Assembles a client for a standalone server or Sentinels, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from common.redis_client.connections.connection_tracking import ConnectionEvents
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientClasses:
-    """The classes of one kind of client. connection, sentinel_connection: functions of where the connection goes.
-    pool, blocking_pool: TCP pools for a server; sentinel_pool, blocking_sentinel_pool: for the primary that Sentinels
-    name. sentinels: asks Sentinels. client, primary_client: the clients on such pools."""
+    """The classes of one kind of client. connection, sentinel_connection: functions that return the class for a path or
+    TLS. pool, blocking_pool: TCP pools for a server; sentinel_pool, blocking_sentinel_pool: for the primary that
+    Sentinels know. sentinels: queries Sentinels. client, primary_client: the clients on these pools."""
 
     connection: Callable[..., type]
     sentinel_connection: Callable[..., type]
@@ -31,12 +31,13 @@ class ClientClasses:
 
 
 def connects_when_built(target: schema.Target) -> bool:
-    """Whether building a client for threads calls the target: a cluster client reads the topology. Raises PlanError."""
+    """Whether building a client for threads calls the target. A cluster client does: it reads the topology. Raises
+    PlanError."""
     return address_of(target).kind is TargetKind.CLUSTER
 
 
 def pool_arguments(pools: schema.Pools) -> dict[str, Any]:
-    """Arguments of a TCP pool, without its retry policy. `timeout` is there for a blocking pool only."""
+    """Arguments of a TCP pool, except its retry policy. Only those of a blocking pool contain `timeout`."""
     arguments: dict[str, Any] = {"max_connections": pools.max_connections}
     if pools.tcp_pool is schema.TcpPool.BLOCKING:
         arguments["timeout"] = float(pools.tcp_pool_wait_s)

@@ -1,4 +1,4 @@
-"""plan.target -> clients for threads, for every kind of target: for the load, and for control beside it."""
+"""Makes clients for threads from `plan.target`: clients for the load, and control clients for use outside the load."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ Client: TypeAlias = redis.Redis | ClusterClient
 def build_client(
     target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
 ) -> Client:
-    """A client with a TCP pool of its own (one for each node of a cluster) and the plan's retry policy.
+    """A client with its own TCP pool (one for each node of a cluster) and the plan's retry policy.
 
-    Opens nothing yet, except for a cluster (see `connects_when_built`). Raises PlanError; for a cluster also
+    Opens no connection, except for a cluster (see `connects_when_built`). Raises PlanError; for a cluster also
     TargetError, and CutShort after cancellation.
     """
     if connects_when_built(target):
@@ -47,12 +47,13 @@ def build_client(
 
 
 def open_control_client(target: schema.Target) -> Client:
-    """A client for control commands beside the load: one connection (to each node of a cluster), no retries, and the
-    target's timeouts. The connection opens with the first call; a cluster's topology is read at once. Close it. Raises
-    PlanError; for a cluster also TARGET_ERRORS."""
+    """A client for control commands: one connection (to each node of a cluster), no retries, and the target's timeouts.
+    The connection opens with the first call; a cluster's topology is read at once. Close it. Raises PlanError; for a
+    cluster also TARGET_ERRORS."""
     cancellation, one = Cancellation(), {"max_connections": 1}
     if connects_when_built(target):
-        # A new cluster client sends COMMAND to a random primary, so it retries, in case that primary is down.
+        # A new cluster client sends COMMAND to a random primary. It retries while it is built, in case that primary is
+        # down.
         patient = msgspec.structs.replace(target, retry=_WHILE_BUILT)
         cluster = open_cluster(patient, one, events=Unobserved(), cancellation=cancellation)
         cluster.retry.update_retries(0)
@@ -67,9 +68,9 @@ _WHILE_BUILT = schema.Retry(retries=3, backoff=schema.BackoffKind.NONE)
 
 
 def ping_target(target: schema.Target) -> None:
-    """Raises TargetError unless the target answers PING as Redis does, tried once; PlanError for a malformed URL.
+    """Check once that the target answers PING like Redis. Raises TargetError if not, PlanError for a malformed URL.
 
-    One node of a cluster that reports the topology is enough: the others may be down.
+    In a cluster, one node that reports the topology is enough; the others may be down.
     """
     with translated(target):
         try:
@@ -111,15 +112,15 @@ def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
 
 
 def count_nodes(client: Client) -> int:
-    """How many servers a client may connect to: all nodes of a cluster, one otherwise."""
+    """How many servers a client may connect to: all nodes of a cluster, otherwise one."""
     return len(client.nodes()) if isinstance(client, ClusterClient) else 1
 
 
 def node_pool(
     target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation, **place: Any
 ) -> redis.ConnectionPool:
-    """A TCP pool as a cluster client makes it for each node, not connected. place: host and port, and further arguments
-    of this node's connections. Raises PlanError."""
+    """A TCP pool like the ones that a cluster client makes for its nodes. Opens no connection. place: host and port,
+    and further arguments of this node's connections. Raises PlanError."""
     arguments = _node_pool_arguments(pools)
     kind: Any = arguments.pop("connection_pool_class", redis.ConnectionPool)
     pool: redis.ConnectionPool = kind(**node_arguments(target, events, cancellation), **arguments, **place)

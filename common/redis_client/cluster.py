@@ -1,17 +1,17 @@
-"""A cluster client for threads: redis-py's, with observed connections to every node.
+"""redis-py's cluster client for threads, with observed connections to every node.
 
 This module relies on these facts about redis-py's cluster client:
 - its constructor reads the topology, so it calls the target;
-- it takes a connection class and a pool class only if it is made from a URL, and passes its pools only arguments that
-  it knows: so each client has a connection class of its own, bound to its events;
+- it accepts a connection class and a pool class only if it is made from a URL, and passes its pools only arguments that
+  it knows. So each client has its own connection class, bound to its events;
 - the clients of its nodes do not retry; the cluster client itself repeats a command, at once and without backoff, on
   errors of exactly the classes in `ERRORS_ALLOW_RETRY`, after reading the topology; before each repetition it calls
   `_record_error_metric`;
 - a pipeline repeats commands that were redirected or lost their connection one by one, by `parent_execute_command`;
 - a transaction is repeated by the policy's `Retry`, with backoff;
 - a command, pipeline or transaction for a slot without a node ends with SlotNotCoveredError before anything is sent,
-  and redis-py does not read the topology then: slots that come back would stay unknown until some other error. So this
-  client reads the topology at that error, and redis-py's repetition finds a slot that is back.
+  and redis-py does not read the topology. So it would not notice that the slot is served again until another error. Our
+  client reads the topology at this error, so redis-py's repetition finds the slot's new node.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class ClusterClient(redis.RedisCluster):
     ) -> None:
         self._tracker = ClusterTracker(events, cancellation)
         first, *others = address_of(target).hosts
-        # redis-py adds the URL's node to this very list.
+        # redis-py adds the URL's node to this list.
         self._first_nodes = [ClusterNode(host.name, host.port) for host in others]  # type: ignore[no-untyped-call]
         listeners: list[Any] = [_TopologyListener(self._tracker)]
         try:
             super().__init__(
-                # A URL of any other scheme would bring a connection class of redis-py's own.
+                # With any other scheme, redis-py would choose the connection class itself.
                 url=f"redis://{first.in_url}",
                 startup_nodes=self._first_nodes,
                 retry=observed_retry(target.retry, events, cancellation),
@@ -81,7 +81,7 @@ class ClusterClient(redis.RedisCluster):
         self._tracker.has_topology = True
         manager: Any = self.nodes_manager
         self._look_up = manager.get_node_from_slot
-        # Replaced in the manager, because pipelines and transactions ask only the manager.
+        # Replaced in the manager, because pipelines and transactions call only the manager.
         manager.get_node_from_slot = self._node_of_slot
 
     @property
@@ -95,18 +95,18 @@ class ClusterClient(redis.RedisCluster):
             node: ClusterNode = self._look_up(slot, *args, **kwargs)
         except SlotNotCoveredError:
             if self._tracker.should_refresh():
-                # If no node answers either, report the slot, not this error.
+                # If no node answers, report the slot without a node, not this error.
                 with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                     self.nodes_manager.initialize()
             raise
         return node
 
     def nodes(self) -> list[ClusterNode]:
-        """All nodes that it knows."""
+        """All known nodes."""
         return list(self.get_nodes())  # type: ignore[no-untyped-call]
 
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
-        """redis-py's pipeline. It is a client of its own, so it needs the same reporting of repeated commands."""
+        """redis-py's pipeline, which reports repeated commands too. The pipeline is a separate client object."""
         pipeline: Any = super().pipeline(transaction, shard_hint)  # type: ignore[no-untyped-call]
         pipeline._record_error_metric = self._record_error_metric
         commands, repeat = pipeline._execution_strategy, pipeline.parent_execute_command
@@ -120,7 +120,7 @@ class ClusterClient(redis.RedisCluster):
         return pipeline  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Close all connections. redis-py does not close pools of a class that it was given. Idempotent."""
+        """Close all connections, also of the pools with our class, which redis-py does not close. Idempotent."""
         super().close()
         nodes = getattr(self, "nodes_manager", None)
         if nodes is not None:

@@ -1,5 +1,5 @@
-"""A client for control commands to one server, beside the load. It remembers its last command and the reply, so that an
-error can quote a reply that makes no sense."""
+"""A client for control commands to one server, outside the load. It stores its last command and reply, so that an error
+can quote a reply that makes no sense."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _WITH_SUBCOMMAND = frozenset({"INFO", "CONFIG", "SENTINEL", "SCRIPT", "FUNCTION"
 
 
 class ControlClient(redis.Redis):
-    """redis-py's client of one server. last_command: its first words; last_reply: as it was parsed, before redis-py
-    converts it."""
+    """redis-py's client of one server. last_command: the first words of the last command. last_reply: the last reply as
+    parsed, before redis-py converts it."""
 
     last_command = ""
     last_reply: object = _NO_REPLY
@@ -65,8 +65,9 @@ class _RecordingConnection:
 
 @contextmanager
 def checked_replies(name: object, client: Any = None) -> Iterator[None]:
-    """Turns errors from a reply that makes no sense (`BAD_REPLY_ERRORS`) into TargetError, with the server, the command
-    and the reply. name: of the server. client: the one that asks; only a ControlClient knows its last command."""
+    """Converts errors from a reply that makes no sense (`BAD_REPLY_ERRORS`) into a TargetError that names the server,
+    the command and the reply. name: of the server. client: sends the commands; only a ControlClient stores the last
+    one."""
     try:
         yield
     except BAD_REPLY_ERRORS as error:
@@ -75,8 +76,8 @@ def checked_replies(name: object, client: Any = None) -> Iterator[None]:
 
 
 def bad_reply_finding(error: Exception, command: str = "", reply: object = _UNKNOWN) -> str:
-    """What is wrong with a server's reply, and the error that it caused; to follow the server's name. command: "" if it
-    is not known."""
+    """What is wrong with a server's reply, and the error that it caused. The text follows the server's name. command:
+    "" if unknown."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     where = f" ({os.path.basename(last[0].filename)}:{last[0].lineno})" if last else ""
     text = printable(" ".join(str(error).split()))[:100]

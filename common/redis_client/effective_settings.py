@@ -1,4 +1,5 @@
-"""The plan's settings and redis-py's own defaults, as read from a client of redis-py that is not connected."""
+"""The effective settings of clients: the plan's and redis-py's defaults, read from an unconnected client of
+redis-py."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from common.redis_client.wire_connections import SINGLE_NODE, InstancePools
 
 
 def effective_client_settings(target: schema.Target, pools: schema.Pools) -> list[tuple[str, str]]:
-    """(name, value) of every setting that affects how clients behave, as redis-py has it. For a cluster: those of the
-    pools of its nodes. Connects to nothing. Raises PlanError."""
+    """(name, value) of every setting that affects the behaviour of clients, as redis-py has it. For a cluster, the
+    settings of its nodes' pools. Connects to nothing. Raises PlanError."""
     facts = _OF_DRIVER[pools.driver](target, pools)
     return [(name, _shown(value)) for name, value in facts.items()]
 
@@ -134,7 +135,7 @@ def _retry(retry: Any) -> dict[str, Any]:
     backoff: Any = retry._backoff
     inner = getattr(backoff, "inner", backoff)
     facts: dict[str, Any] = {"retries": retry.get_retries(), "retry backoff": type(inner).__name__}
-    # A constant backoff has its base under another name.
+    # A constant backoff stores its base under another name.
     for name, attribute in (("base", "_base"), ("base", "_backoff"), ("cap", "_cap")):
         value = getattr(inner, attribute, None)
         if isinstance(value, int | float):
@@ -158,7 +159,7 @@ def _balancing(target: schema.Target) -> dict[str, Any]:
 
 
 def _class_of(value: object) -> str:
-    """The name of the redis-py class that an object of ours is derived from."""
+    """The name of the redis-py class from which our object's class is derived."""
     return next(kind.__name__ for kind in type(value).__mro__ if kind.__module__.startswith("redis."))
 
 

@@ -1,4 +1,4 @@
-"""Translates errors of redis-py into messages of one line with a remedy, and into the Failure of an operation."""
+"""Translates errors of redis-py into one-line messages with a remedy, and into Failures of operations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TARGET_ERRORS: tuple[type[Exception], ...] = (redis.RedisError, redis.RedisClust
 
 @contextmanager
 def translated(target: schema.Target, node: str = "") -> Iterator[None]:
-    """Turns errors of redis-py, and errors from malformed replies, into a TargetError of one line. node: the server's
-    name, if the block uses only one of the target's servers."""
+    """Converts errors of redis-py, and errors from malformed replies, into a one-line TargetError. node: the server's
+    name if the block uses only one of the target's servers."""
     try:
         yield
     except TARGET_ERRORS as error:
@@ -49,8 +49,8 @@ def translate(error: Exception, target: schema.Target, node: str = "") -> Target
 
 
 def got_no_reply(error: TargetError) -> bool:
-    """Whether the target could not be reached or did not reply in time; in a cluster, whether this is true of the last
-    node that was asked. An error reply counts as a reply."""
+    """Whether the target could not be reached or did not reply in time; for a cluster, whether the last node did not.
+    An error reply counts as a reply."""
     inner: BaseException | None = error.__cause__
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -125,8 +125,8 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
 
 
 def _announced_finding(error: Exception, target: schema.Target, node: str) -> str:
-    """The message if a server cannot be reached at an address that the cluster or Sentinels announced (one that is not
-    in the plan); "" for other errors. The message follows the name of the node, or of the target."""
+    """The message if a server cannot be reached at an address that the cluster or Sentinels announced and that is not
+    in the plan; "" for other errors. The message follows the name of the node or target."""
     announced, address = _announced(error), address_of(target)
     if announced is None or (address.kind is TargetKind.CLUSTER and announced in address.hosts):
         return ""
@@ -168,7 +168,7 @@ def _handshake_finding(error: Exception, target: schema.Target) -> str:
     code = getattr(error, "status_code", None)
     is_refusal = isinstance(error, redis.ResponseError | redis.AuthenticationError)
     if is_refusal and command == "HELLO":
-        # HELLO was sent with the password, so a server that answers NOAUTH did not understand HELLO.
+        # HELLO was sent with the password. If the answer is NOAUTH, the server did not understand HELLO.
         is_unknown = code in (None, "ERR", "NOPROTO") or (code == "NOAUTH" and address_of(target).password)
         return (
             f"refused HELLO, the first command of RESP3: {_reply_line(error)}: use --protocol 2" if is_unknown else ""
@@ -184,7 +184,8 @@ _WITHOUT = {"HELLO": "--protocol 2", "CLIENT": '--client-name ""'}
 
 
 def _cluster_finding(error: Exception, target: schema.Target) -> str:
-    """The message if no node of a cluster could be used. The cause of redis-py's error is the last node's error."""
+    """The message if no node of a cluster could be used. The cause of redis-py's error is the error of the last
+    node."""
     inner: BaseException | None = error
     while isinstance(inner, redis.RedisClusterException):
         inner = inner.__cause__ or inner.__context__
@@ -297,8 +298,8 @@ def _one_line(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """How an operation failed. replied: whether the server sent an error reply. name: the code of the error reply, or
-    the class of the error. bytes_in: size of the error reply on the wire; 0 without one."""
+    """The failure of an operation. replied: whether the server sent an error reply. name: the code of the error reply,
+    or the class of the error. bytes_in: size of the error reply on the wire; 0 without one."""
 
     replied: bool
     name: str

@@ -1,4 +1,4 @@
-"""Subscriptions on the connections of a client: redis-py's PubSub, for a thread that polls by itself.
+"""Subscriptions on the connections of a client, by redis-py's PubSub, for a thread that polls the sockets itself.
 
 `WantedChannels` and `ConnectionsByNode` are shared with the asyncio twin, `async_pubsub`.
 
@@ -45,7 +45,7 @@ _KINDS: dict[bytes, tuple[str, str]] = {
 
 
 def received_of(reply: Any) -> Received | None:
-    """The parts of a reply that is about a channel; None for other replies, such as the reply to PING."""
+    """The parts of a reply about a channel; None for other replies, such as the reply to PING."""
     kind = _KINDS.get(reply[0])
     if kind is None:
         return None
@@ -54,8 +54,8 @@ def received_of(reply: Any) -> Received | None:
 
 
 class WantedChannels:
-    """The channels that one connection should have. They can differ from redis-py's own record in `pubsub`, which it
-    uses to subscribe again after a reconnect. pubsub: for threads or for asyncio."""
+    """The channels that one connection should have. They may differ from the channels in `pubsub`, to which redis-py
+    subscribes again after a reconnect. pubsub: for threads or for asyncio."""
 
     def __init__(self, pubsub: Any) -> None:
         self._pubsub = pubsub
@@ -85,7 +85,7 @@ class WantedChannels:
         (self._pubsub.shard_channels if command == SHARDED else self._pubsub.channels).pop(name, None)
 
     def surplus(self) -> set[Channel]:
-        """Channels to unsubscribe after a reconnect: redis-py subscribed to them again."""
+        """Unwanted channels to which redis-py subscribed again after a reconnect."""
         pubsub = self._pubsub
         has = {(SUBSCRIBE, name) for name in pubsub.channels} | {(SHARDED, name) for name in pubsub.shard_channels}
         return has - self._wanted
@@ -122,7 +122,7 @@ class ConnectionsByNode(Generic[C]):
         return connection
 
     def is_moved(self, error: Exception) -> bool:
-        """Whether an error says that a slot of this cluster has moved."""
+        """Whether an error is a redirection because a slot of this cluster has moved."""
         return self._node_pool is not None and type(error) is redis.exceptions.MovedError
 
     def __iter__(self) -> Iterator[C]:
@@ -179,7 +179,7 @@ class SubscribedConnection:
             self.unsubscribe(channel)
 
     def forget(self, channel: Channel) -> None:
-        """Do not subscribe to this channel again after a reconnect: the server refused it, or took it away."""
+        """Do not subscribe to this channel again after a reconnect, because the server refused or ended it."""
         self._wanted.forget(channel)
 
     def _resubscribed(self, commands: int) -> None:
@@ -225,7 +225,7 @@ class SubscribedConnection:
         try:
             return bool(connection.can_read(0))
         except TARGET_ERRORS:
-            return True  # reading meets the same error, and reopens the connection
+            return True  # reading raises the same error, and reopens the connection
 
     def close(self) -> None:
         """Close the connection. Idempotent."""

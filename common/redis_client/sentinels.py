@@ -1,5 +1,5 @@
-"""Finds the primary that Sentinels know: redis-py's Sentinel clients for threads and for asyncio, with connections of
-our own. Each twin has `sentinels`, `discover_master` and a pool whose connections go to the primary."""
+"""Finds the primary that Sentinels know: redis-py's Sentinel clients for threads and for asyncio, with our connections.
+Each twin has `sentinels`, `discover_master` and a pool of connections to the primary."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class _SentinelClient(redis.Redis):
 
 
 class SentinelDiscovery(Sentinel):
-    """The Sentinels of a target: no retries, cancellable, with mapped addresses. Its error explains why no primary
-    was found (`PrimaryUnknown`)."""
+    """Queries the Sentinels of a target: without retries, cancellable, with mapped addresses. Raises PrimaryUnknown,
+    which explains why no primary was found."""
 
     def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
@@ -71,7 +71,8 @@ class SentinelDiscovery(Sentinel):
 
 
 class AsyncSentinelDiscovery(redis.asyncio.sentinel.Sentinel):
-    """The twin of `SentinelDiscovery`, for the load only: the checks before a run find out why there is no primary."""
+    """The twin of `SentinelDiscovery`, for the load only. Its error gives no reason, because the checks before a run
+    find the reason."""
 
     def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
@@ -86,7 +87,8 @@ class AsyncSentinelDiscovery(redis.asyncio.sentinel.Sentinel):
 
 
 class BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
-    """redis-py has no such class: its one base finds the primary, the other waits for a free connection."""
+    """A blocking TCP pool for a primary, which redis-py does not have. One base class finds the primary, the other
+    waits for a free connection."""
 
 
 class AsyncBlockingSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):

@@ -33,7 +33,7 @@ class Node(msgspec.Struct, frozen=True):
 
 def nodes_of(target: schema.Target) -> tuple[Node, ...]:
     """All servers with the target's data: a standalone server; the primary that Sentinels know, and its replicas; all
-    nodes of a cluster, primaries first. A standalone server counts as a primary, without a call.
+    nodes of a cluster, primaries first. A standalone server counts as a primary and is not called.
 
     Raises PlanError, TARGET_ERRORS.
     """
@@ -51,7 +51,7 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
 
 
 def open_node_client(target: schema.Target, node: Node) -> ControlClient:
-    """A client of one connection to exactly this node, without retries and redirections. Opens nothing yet. Close it.
+    """A client with one connection to this node, without retries and redirections. Opens no connection yet. Close it.
     Raises PlanError."""
     address = address_of(target)
     arguments: dict[str, Any] = {**connection_arguments(target), "retry": no_retry(), "max_connections": 1}

@@ -1,7 +1,7 @@
 """redis-py's connections for the wire driver, which reads and writes their sockets itself.
 
 redis-py still connects, does the handshake and closes. So authentication, TLS, protocol, client name, database,
-Sentinels and the retries of a connect are the same as for the other drivers.
+Sentinels and retries of connects are the same as for the other drivers.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SINGLE_NODE = ""
 """The node name of a target that is not a cluster."""
 
 WOULD_BLOCK: tuple[type[OSError], ...] = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-"""Errors of a non-blocking socket that has nothing to read, or accepts no more data now."""
+"""Errors of a non-blocking socket that has nothing to read, or accepts no more data at the moment."""
 
 PENDING = object()
-"""What a reader returns while a reply is not complete."""
+"""A reader returns this while a reply is not complete."""
 
 ASKING = b"*1\r\n$6\r\nASKING\r\n"
 """Sent before a command that was redirected by ASK."""
@@ -138,8 +138,8 @@ def redirect_target(error: Any) -> tuple[int, str]:
 
 
 class InstancePools:
-    """The TCP pools of one client instance. A cluster has a pool for each node, made when the node is first used; any
-    other target has one pool."""
+    """The TCP pools of one client instance. For a cluster, there is a pool for each node, made at the node's first use;
+    for any other target, there is one pool."""
 
     def __init__(
         self, target: schema.Target, pools: schema.Pools, *, events: ConnectionEvents, cancellation: Cancellation
@@ -157,7 +157,7 @@ class InstancePools:
         """The pool of a node. node: its name, SINGLE_NODE if the target is not a cluster."""
         if node not in self._pools:
             host, _, port = node.rpartition(":")
-            # The plan's retry policy applies here. redis-py's cluster client would ask another node instead.
+            # The plan's retry policy applies to connects. redis-py's cluster client would try another node instead.
             self._pools[node] = self._make(host=host, port=int(port), retry=self._retry())
         return self._pools[node]
 
@@ -171,8 +171,8 @@ class InstancePools:
 
 
 class SlotMap:
-    """Which node serves which slots, as redis-py's client reads the topology. A target that is not a cluster counts as
-    one node with all slots. client: a control client that issues no load."""
+    """The node of each slot, as redis-py's client reads the topology. A target that is not a cluster counts as one node
+    with all slots. client: a control client that issues no load."""
 
     def __init__(self, target: schema.Target) -> None:
         """Connects to a cluster, and reads its topology. Raises TARGET_ERRORS, PlanError."""
@@ -193,8 +193,8 @@ class SlotMap:
         client.nodes_manager.initialize()
 
     def slot_of(self, arguments: Sequence[str | bytes]) -> int:
-        """The slot of a command's keys. A random slot if the command has no keys, or if redis-py has to ask a node
-        which arguments are keys and gets no answer; then the node of the random slot redirects the command."""
+        """The slot of a command's keys. A random slot if the command has no keys; also if redis-py must ask a node
+        which arguments are keys and gets no answer. Then the random slot's node redirects the command."""
         client: Any = self.client
         try:
             slot = client.determine_slot(*arguments)

@@ -1,4 +1,4 @@
-"""redis.asyncio's connections: the twins of `thread_connections`, observed in the same way at no cost per operation."""
+"""redis.asyncio's connections, observed like their twins in `thread_connections`, at no cost per operation."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 
 class AsyncObserved(AbstractConnection):
-    """Reports its events. Its waits end when its task is cancelled; after cancellation of the run it does not connect.
-    is_announced: see `ConnectionTracker`."""
+    """A connection that reports its events. Its waits end when its task is cancelled. After cancellation of the run it
+    does not connect. is_announced: see `ConnectionTracker`."""
 
     def __init__(
         self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
@@ -43,10 +43,10 @@ class AsyncObserved(AbstractConnection):
             await super().on_connect_check_health(check_health=check_health)
 
     async def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        # Not in `on_connect_check_health`: a cluster client adds a function of its own to the handshake.
+        # Not in `on_connect_check_health`, because a cluster client adds its own function to the handshake.
         if self.is_connected:
             return
-        # Not in `_connect`: redis-py would make it a ConnectionError, and try again.
+        # Not in `_connect`, where redis-py would convert the error into a ConnectionError and retry.
         self._tracker.cancellation.check()
         self._tracker.begin()
         try:
@@ -61,13 +61,12 @@ class AsyncObserved(AbstractConnection):
         await super().disconnect(*args, **kwargs)
 
     def _is_loss(self, error: BaseException) -> bool:
-        # After a change of the topology, redis-py renews connections while any other error may be handled.
+        # After a change of the topology, redis-py replaces connections, perhaps while another error is handled.
         return not self._should_reconnect or isinstance(error, _LOST)
 
 
 class _NamedTls(SSLConnection):
-    """A TLS connection. server_name: to ask for (SNI) and to expect in the certificate; None for the host that it
-    connects to."""
+    """A TLS connection. server_name: the name to request (SNI) and to expect in the certificate; None for the host."""
 
     def __init__(self, *, server_name: str | None = None, **arguments: Any) -> None:
         self._server_name = server_name
@@ -75,7 +74,7 @@ class _NamedTls(SSLConnection):
 
     def _connection_arguments(self) -> Mapping[str, Any]:
         arguments = super()._connection_arguments()
-        # No certificate has a zone.
+        # Certificates do not contain zones.
         address, zoned, _ = self.host.partition("%")
         name = self._server_name or (address if zoned else None)
         return {**arguments, "server_hostname": name} if name else arguments
@@ -93,7 +92,7 @@ class AsyncObservedUnix(AsyncObserved, UnixDomainSocketConnection):
     """A connection to a Unix socket."""
 
     async def on_connect(self) -> None:
-        """Does nothing: redis-py would do the handshake twice over such a socket."""
+        """Does nothing, because redis-py would do the handshake twice on a Unix socket."""
 
 
 class AsyncObservedSentinel(AsyncObserved, SentinelManagedConnection):
@@ -105,7 +104,8 @@ class AsyncObservedSentinelTls(AsyncObserved, _NamedTls, SentinelManagedSSLConne
 
 
 class AsyncObservedClusterNode(AsyncObserved):
-    """A connection to a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
+    """A connection to a node of a cluster, which may redirect commands. remap: for the addresses that the node
+    announces."""
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -120,7 +120,7 @@ class AsyncObservedClusterNode(AsyncObserved):
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         await super().send_packed_command(command, check_health)
-        # After the call, because the handshake and the health check in it send commands too.
+        # After the call, because the call may send the commands of a handshake or health check too.
         self._is_asked_for_slots = command == self._asking_for_slots
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -141,7 +141,7 @@ class AsyncObservedNodeTls(AsyncObservedClusterNode, _NamedTls):
 
 
 def async_connection_class_of(*, path: bool, tls: bool) -> type[AsyncObserved]:
-    """The class of connections to one server. path: by a Unix socket."""
+    """The class of connections to one server. path: over a Unix socket."""
     if path:
         return AsyncObservedUnix
     return AsyncObservedTls if tls else AsyncObservedTcp

@@ -1,11 +1,11 @@
-"""Slots of a cluster, and the addresses of its nodes. No I/O: both cluster clients and the wire driver use it.
+"""Slots of a cluster, and the addresses of its nodes. No I/O. Both cluster clients and the wire driver use it.
 
-Cluster nodes announce addresses, in CLUSTER SLOTS and in redirections. They are corrected before redis-py reads them:
+Cluster nodes announce addresses in CLUSTER SLOTS and in redirections. These are corrected before redis-py reads them:
 
 - An address that clients cannot use is mapped as the plan says (`target.address_remap`).
 - An empty host or null (`cluster-preferred-endpoint-type unknown-endpoint`) means the host of the node that was asked.
-- "?" is a node without the hostname that the cluster prefers: its IP address is used if the reply has one, else the
-  host of the node that was asked.
+- "?" means that the cluster prefers host names, and the node has none: its IP address is used if the reply has one,
+  else the host of the node that was asked.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def by_slot(names: Iterable[bytes]) -> dict[int, list[bytes]]:
 
 
 class RefreshLimit:
-    """Limits how often one client reads the topology while a slot has no node. The first pause is 0.25 s, as redis-py's
-    after CLUSTERDOWN; each further pause is twice as long, up to 4 s. Reading is expensive: redis-py opens new
-    connections to all nodes."""
+    """Limits how often one client reads the topology while a slot has no node, because reading is expensive: redis-py
+    opens new connections to all nodes. The first pause is 0.25 s, like redis-py's after CLUSTERDOWN. Each further pause
+    is twice as long, up to 4 s."""
 
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
@@ -60,7 +60,7 @@ class RefreshLimit:
         """Whether to read the topology now. Call it whenever an operation finds no node."""
         now_ns = self._now()
         if now_ns - self._asked_ns > _LONGEST_PAUSE_S * NS_PER_S:
-            # No operation lacked a node for a while, so the slot was back: begin with short pauses again.
+            # All operations found a node for a while, so this is a new outage: begin with short pauses again.
             self._pause_ns = 0
         self._asked_ns = now_ns
         if now_ns < self._next_ns:
@@ -71,7 +71,7 @@ class RefreshLimit:
 
 
 class AnnouncedAddresses:
-    """Corrects the addresses that one node announces. asked: the host at which clients reach that node."""
+    """Corrects the addresses that one node announces. asked: the host at which clients reach this node."""
 
     def __init__(self, asked: str, remap: AddressMap) -> None:
         self._asked, self._remap = asked, remap
@@ -93,7 +93,7 @@ class AnnouncedAddresses:
         return rows
 
     def correct(self, error: AskError) -> None:
-        """Replace the address in a MOVED or ASK by the one at which clients reach that node."""
+        """Replace the address in a MOVED or ASK by the address at which clients reach that node."""
         error.host, error.port = error.node_addr = self._reachable(error.host, error.port)
 
     def _node(self, node: Sequence[Any]) -> list[Any]:

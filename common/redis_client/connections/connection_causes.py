@@ -1,4 +1,4 @@
-"""Why a connection was not opened, or was lost: a short, stable name for each cause. Pure.
+"""Short, stable names for the causes of connections that do not open or are lost. Pure.
 
 The name follows from the class of the error, its errno, or the code of the server's error reply. Two causes can only be
 recognised by text: Redis sends "max number of clients reached" (in a cluster "max number of clients + cluster
@@ -60,13 +60,13 @@ def drop_cause(error: BaseException) -> str:
 
 
 def is_maxclients(error: BaseException) -> bool:
-    """Whether the server refused the connection because it has as many clients as `maxclients` allows."""
+    """Whether the server refused the connection because `maxclients` is reached."""
     return isinstance(error, redis.ConnectionError | redis.ResponseError) and _MAXCLIENTS_TEXT in str(error)
 
 
 def os_error_of(error: BaseException | None) -> OSError | None:
     """The socket's error behind an error of redis-py; None if there is none, and for a timeout."""
-    # redis-py raises its error while it handles the socket's error, so that one is the context, not the cause.
+    # redis-py raises its error while it handles the socket's error, which is therefore the context, not the cause.
     while error is not None:
         if isinstance(error, OSError) and not isinstance(error, TimeoutError):
             return error

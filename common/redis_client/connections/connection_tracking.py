@@ -1,7 +1,7 @@
-"""What connections report, for redis-py's threads and for asyncio alike. No I/O.
+"""Events of connections, for threads and for asyncio. No I/O.
 
-`thread_connections` and `async_connections` do the I/O. They report to a `ConnectionTracker`, which decides what that
-means: an attempt that failed, a connection that was opened, dropped or closed on purpose, a redirection.
+`thread_connections` and `async_connections` do the I/O and report it to a `ConnectionTracker`. The tracker decides
+which event this is: a failed attempt, a connection that was opened, dropped or closed on purpose, or a redirection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ConnectionEvents(Protocol):
         """An attempt to open the connection begins."""
 
     def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:
-        """Connected, handshake included. lost_ns: when it was dropped before; None for a first connect."""
+        """The connection is open, handshake included. lost_ns: when it was dropped before; None for a first connect."""
 
     def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None:
         """A connect or its handshake failed. cause: see `attempt_cause`."""
@@ -72,10 +72,10 @@ class Unobserved:
 
 
 class ConnectionTracker:
-    """Reports the life of one redis-py connection.
+    """Reports the events of one redis-py connection.
 
-    An attempt is `begin`, then `socket_opened` or `socket_failed`, then `opened` or `handshake_failed`. Every open
-    connection ends with `closing`. is_announced: a cluster or Sentinels announced its address; it is not in the plan.
+    An attempt is `begin`, then `socket_opened` or `socket_failed`, then `opened` or `failed`. Every open connection
+    ends with `closing`. is_announced: its address is not from the plan; a cluster or Sentinels announced it.
     """
 
     def __init__(self, events: ConnectionEvents, cancellation: Cancellation, *, is_announced: bool) -> None:
@@ -111,14 +111,14 @@ class ConnectionTracker:
             error.in_handshake = True  # type: ignore[attr-defined]
 
     def opened(self) -> None:
-        """Connected, handshake included."""
+        """The connection is open, handshake included."""
         self._events.opened(monotonic_ns(), self._lost_ns, self._number)
         self._is_open = True
         self._lost_ns = None
 
     def closing(self, error: BaseException | None, is_loss: Callable[[BaseException], bool]) -> None:
-        """The connection is about to be closed, while `error` is handled. is_loss: whether such an error means that
-        this connection was lost. Does nothing for a connection that is not open."""
+        """The connection is about to be closed, while `error` is handled. is_loss: whether this error means that this
+        connection was lost. Does nothing for a connection that is not open."""
         if not self._is_open:
             return
         self._is_open = False
@@ -144,7 +144,7 @@ class ClusterTracker:
         self._cancellation = cancellation
         self._refresh_limit = RefreshLimit()
         self.has_topology = False
-        """Whether the first reading of the topology has ended: later ones are refreshes."""
+        """Whether the topology was read once. Later readings are refreshes."""
 
     def topology_read(self) -> None:
         """The topology has changed, or was read."""
@@ -169,8 +169,8 @@ class ClusterTracker:
 
 @contextmanager
 def checked_handshake(connection: Any) -> Iterator[None]:
-    """A handshake with a server of any kind. An error of redis-py gets `handshake_step`: the command that failed, such
-    as ("CLIENT", "SETNAME"). Raises InvalidResponse for a reply to HELLO that is not a map."""
+    """Check a handshake with a server of any kind. Errors of redis-py get the attribute `handshake_step`: the command
+    that failed, such as ("CLIENT", "SETNAME"). Raises InvalidResponse for a reply to HELLO that is not a map."""
     sent: list[tuple[str, ...]] = [("", "")]
     send = connection.send_command
 

@@ -1,4 +1,4 @@
-"""The plan's retry policy as redis-py's, for threads and asyncio: how often, after how long, and on which errors."""
+"""The plan's retry policy as redis-py's Retry, for threads and asyncio: number of retries, backoff, and errors."""
 
 from __future__ import annotations
 
@@ -88,17 +88,17 @@ def _backoff_of(policy: schema.Retry) -> AbstractBackoff:
 
 
 class ObservedBackoff(AbstractBackoff):
-    """Reports retries, and waits by itself instead of letting redis-py sleep, so that cancellation ends the wait."""
+    """Reports retries, and waits itself instead of redis-py, so that cancellation ends the wait."""
 
     def __init__(self, inner: AbstractBackoff, events: ConnectionEvents, cancellation: Cancellation) -> None:
         self.inner = inner
         self._events = events
         self._cancellation = cancellation
-        # redis-py calls `reset` twice for every command, so it calls the inner one's directly.
+        # redis-py calls `reset` twice for every command. For speed, it calls the inner backoff's directly.
         self.reset = inner.reset  # type: ignore[method-assign]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ObservedBackoff:
-        # Each connection gets a copy of its Retry: with a state of its own, but the same events and cancellation.
+        # Each connection gets a copy of its Retry, with its own state, but with the same events and cancellation.
         return type(self)(copy.deepcopy(self.inner, memo), self._events, self._cancellation)
 
     def compute(self, failures: int) -> float:
@@ -113,7 +113,7 @@ class ObservedBackoff(AbstractBackoff):
 
 
 class AsyncObservedBackoff(ObservedBackoff):
-    """Leaves the wait to redis-py: it is asyncio's, and ends when its task is cancelled."""
+    """Leaves the wait to redis-py, which waits by `asyncio.sleep`. It ends when its task is cancelled."""
 
     def _pause(self, seconds: float) -> float:
         return seconds

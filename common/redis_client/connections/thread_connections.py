@@ -1,7 +1,7 @@
 """redis-py's connections for threads: observed and cancellable, at no cost per operation.
 
-A `ConnectionTracker` decides what to report. `async_connections` has the twins for asyncio. Only what runs for every
-command on a cluster node (`send_packed_command`, `read_response`) is written out in both.
+A `ConnectionTracker` decides what to report. `async_connections` has the twins for asyncio. Both modules repeat only
+the code that runs for every command on a cluster node (`send_packed_command`, `read_response`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from common.redis_client.connections.connection_tracking import (
 
 
 class Observed(AbstractConnection):
-    """Reports its events, and ends when the run is cancelled. is_announced: see `ConnectionTracker`."""
+    """A connection that reports its events, and ends when the run is cancelled. is_announced: see
+    `ConnectionTracker`."""
 
     def __init__(
         self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
@@ -56,7 +57,7 @@ class Observed(AbstractConnection):
             super().on_connect_check_health(check_health=check_health)
 
     def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:
-        # Not in `on_connect_check_health`: a cluster client adds a function of its own to the handshake.
+        # Not in `on_connect_check_health`, because a cluster client adds its own function to the handshake.
         if self._sock:
             return
         self._tracker.begin()
@@ -79,8 +80,8 @@ class Observed(AbstractConnection):
             self.disconnect()
 
     def _is_loss(self, error: BaseException) -> bool:
-        # When redis-py loses one connection to a cluster or a primary, or is redirected, it closes other connections
-        # too, while it handles that error. Those were not lost: the error did not pass through them.
+        # When redis-py loses one connection to a cluster or a primary, or is redirected, it also closes other
+        # connections while it handles the error. These are not lost: the error's traceback does not contain them.
         if getattr(error, "status_code", None) in REDIRECTS:
             return False
         return any(
@@ -90,8 +91,8 @@ class Observed(AbstractConnection):
 
 
 class _CancellableTls(SSLConnection):
-    """A TLS connection whose handshake ends when the run is cancelled. server_name: to ask for (SNI) and to expect in
-    the certificate; None for the host that it connects to."""
+    """A TLS connection whose handshake ends when the run is cancelled. server_name: the name to request (SNI) and to
+    expect in the certificate; None for the host."""
 
     _tracker: ConnectionTracker
 
@@ -100,7 +101,7 @@ class _CancellableTls(SSLConnection):
         super().__init__(**arguments)
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> Any:
-        # redis-py checks the certificate for the host that it connects to. No certificate has a zone.
+        # redis-py takes the expected name from `_host`. Certificates do not contain zones.
         host, self._host = self._host, self._server_name or self._host.partition("%")[0]
         try:
             # Python's ssl detaches the socket during the handshake, so a duplicate is watched.
@@ -108,7 +109,7 @@ class _CancellableTls(SSLConnection):
                 self._tracker.cancellation.watch(duplicate)
                 return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
         except CutShort:
-            # redis-py closes it only after errors of the target.
+            # redis-py closes the socket only after errors of the target.
             sock.close()
             raise
         finally:
@@ -136,7 +137,8 @@ class ObservedSentinelTls(Observed, _CancellableTls, SentinelManagedSSLConnectio
 
 
 class ObservedClusterNode(Observed):
-    """A connection to a node of a cluster, which may redirect us. remap: for the addresses that the node announces."""
+    """A connection to a node of a cluster, which may redirect commands. remap: for the addresses that the node
+    announces."""
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -151,7 +153,7 @@ class ObservedClusterNode(Observed):
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
-        # After the call, because the handshake and the health check in it send commands too.
+        # After the call, because the call may send the commands of a handshake or health check too.
         self._is_asked_for_slots = command == self._asking_for_slots
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
@@ -172,7 +174,7 @@ class ObservedNodeTls(ObservedClusterNode, _CancellableTls):
 
 
 def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:
-    """The class of connections to one server. path: by a Unix socket."""
+    """The class of connections to one server. path: over a Unix socket."""
     if path:
         return ObservedUnix
     return ObservedTls if tls else ObservedTcp

@@ -1,4 +1,4 @@
-"""Facts about a TLS connection, and messages for errors of TLS: certificates, files, or a server without TLS."""
+"""Facts about a TLS connection, and messages for TLS errors: certificates, files, or a server without TLS."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tls_facts(client: redis.Redis) -> TlsFacts | None:
 
 
 def tls_finding(error: OSError, tls: schema.Tls, *, handshaken: bool) -> str:
-    """The message for an error of a TLS connection, to follow the target's name; "" for errors that are not about TLS.
+    """The message for an error of a TLS connection; "" for errors that are not about TLS. It follows the target's name.
 
     handshaken: the error came after our side had completed the TLS handshake.
     """

@@ -22,7 +22,7 @@ def test_an_unknown_name_is_refused_with_similar_names() -> None:
         ValueError, match=r'a name of the command table, or a template .*, got "GETT"; did you mean GET '
     ):
         find_command("GETT")
-    with pytest.raises(ValueError, match=r'got "JSON.MERGE"; say =JSON.MERGE if it takes no arguments'):
+    with pytest.raises(ValueError, match=r'got "JSON.MERGE"; write =JSON.MERGE if it takes no arguments'):
         find_command("JSON.MERGE")
 
 
