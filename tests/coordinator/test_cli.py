@@ -72,7 +72,7 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
     assert "TCP connections of each redis.Redis [default: 50]" in " ".join(out.split())
     assert "TCP keepalive [default: on]" in " ".join(out.split())
     assert "after which to retry [default: ConnectionError,TimeoutError]" in " ".join(out.split())
-    assert "can take away [default: 0]" in " ".join(out.split())
+    assert "can remove [default: 0]" in " ".join(out.split())
     assert "Pools (each flag applies to every pool group of the plan):" in out
 
 
