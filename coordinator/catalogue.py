@@ -24,7 +24,7 @@ def commands_text() -> str:
 
 
 def page() -> str:
-    """All of it as one page of Markdown."""
+    """Profiles, placeholders and commands as one page of Markdown."""
     rows = ((f"`{name}`", profiles.load(name).description) for name in profiles.names())
     lines = ["# Workloads", "", "## Profiles", "", *markdown_table(("profile", "what it does"), rows), ""]
     lines += ["## Placeholders", "", *placeholder_table(), "", "## Commands", "", *command_tables(), ""]

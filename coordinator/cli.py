@@ -1,4 +1,4 @@
-"""`coordinator`: the commands that people type. The flags of the plan come from the schema, see `common.plan.settings`.
+"""The command line of `coordinator`. The flags of the plan come from the schema, see `common.plan.settings`.
 
 `--help` imports little: each command imports what it needs when it runs.
 """
@@ -70,7 +70,7 @@ class PlanCommand(click.Command):
         self.params.insert(0, plan_file)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Its own parameters, then those of the plan, which take a moment to import."""
+        """The command's own parameters, then the plan's flags, whose import takes a moment."""
         return [*super().get_params(ctx), *_plan_options()]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -89,7 +89,7 @@ class PlanCommand(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @version_option(PROGRAM)
 def cli() -> None:
-    """Load a Redis from many processes and machines at once, and report what it did."""
+    """Load Redis from many processes and machines at once, and report throughput and latency."""
 
 
 @cli.command(cls=PlanCommand)
@@ -99,14 +99,14 @@ def cli() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs"),
     show_default=True,
-    help="folder in which each run gets a folder",
+    help="folder for the folders of runs",
 )
 @click.option("--json", "as_json", is_flag=True, help="print the summary as JSON on stdout, and nothing else there")
-@click.option("--insecure", is_flag=True, help="no encryption and no token: anybody may join")
+@click.option("--insecure", is_flag=True, help="no encryption and no token: any agent can join")
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
-    help="the token that agents need, with its key file beside it, instead of the usual one",
+    help="token that agents need, with its key file in the same folder, instead of the default token",
 )
 @click.option("--resume", metavar="RUN", help="resume a run whose coordinator was killed, or collect late results")
 @click.option("--compare-drivers", is_flag=True, help="run the plan with client and wire in turn: the cost of redis-py")
@@ -128,7 +128,7 @@ def start(
     resume: str | None, compare_drivers: bool, rounds: int | None, quiet: bool, hide_histogram: bool, yes_flush: bool,
     **flags: Any,
 ) -> int:  # fmt: skip
-    """Run a plan: wait for its agents, start them at one instant, watch, report.
+    """Run a plan: wait for agents, start them at one instant, show the load, print a report.
 
     Flags override the plan file, the file overrides STAMPEDE_... variables, and those override the profile.
     """
@@ -157,11 +157,11 @@ def start(
 
 
 @cli.command("plan", cls=PlanCommand)
-@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
 def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Print what would run, its connections and each agent's share; start nothing.
+    """Print the whole plan, its connections and each agent's share; start nothing.
 
-    The output is a plan file again, with the arithmetic in its comments.
+    The output is a plan file, with the arithmetic in comments.
     """
     with interruptible_imports():
         from common.machine import usable_cores
@@ -235,25 +235,27 @@ def report(run: str, form: str, out: Path, hide_histogram: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code of the command line given, or of this process's own. Every error is one line on stderr."""
+    """Run a command line, by default that of this process. Returns the exit code. Each error is one line on stderr."""
     if arguments is not None:
         return run_commands(cli, PROGRAM, arguments)
     return run_program(PROGRAM, lambda: run_commands(cli, PROGRAM, None))
 
 
 def _refuse_another_plan(plan_file: Path | None, flags: Mapping[str, Any]) -> None:
-    """A resumed run keeps its plan; only the sources of its passwords may be given again."""
+    """Raise UsageError if the command line has a plan: a resumed run keeps its plan. Passwords may be given."""
     from common.redaction import SECRET_KEYS
 
     given = [str(plan_file)] if plan_file is not None else []
     given += [setting.flag for setting in _given(flags) if setting.path[-1] not in SECRET_KEYS]
     if given:
-        raise UsageError(f"--resume: expected no plan and no flags of one, the run has its own; got {', '.join(given)}")
+        raise UsageError(
+            f"--resume: expected no plan and no flags of a plan, because the run has its plan; got {', '.join(given)}"
+        )
 
 
 def client_settings(plan: Plan) -> dict[str, dict[str, str]]:
-    """What redis-py makes of a plan's settings: name to value, by pool group. Connects to nothing. Empty for an
-    embedded server: its clients need its address."""
+    """Return the settings of redis-py's clients in force: name to value, by pool group. Opens no connection. Empty for
+    an embedded server, whose address is not known yet."""
     with interruptible_imports():
         from common.redis_client import effective_client_settings
 
@@ -262,7 +264,7 @@ def client_settings(plan: Plan) -> dict[str, dict[str, str]]:
 
 
 def _given(flags: Mapping[str, Any]) -> dict[Setting, Any]:
-    """The settings of the plan that the command line gives, and their parsed values."""
+    """Return the settings of the plan that the command line sets, with their values."""
     given = {option.setting: flags.get(_parameter_name(option.setting)) for option in _plan_options()}
     return {setting: value for setting, value in given.items() if value is not None and value != ()}
 

@@ -23,10 +23,10 @@ from coordinator.journal.records import Outcome
 from coordinator.report.printing import console_for, say
 from coordinator.report.run_files import COMPARISON_FILE, write_whole
 from coordinator.run_folder import new_run_folder, new_run_id
-from coordinator.start import Ended, conduct, deliver
+from coordinator.start import RunResult, run_plan, write_report
 from coordinator.start_options import StartOptions
 
-_KILLED = "the comparison has no recorded end: its coordinator still runs, or was killed"
+_NOT_ENDED = "the comparison has no recorded end: its coordinator still runs, or was killed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,52 +65,52 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
     Raises StampedeError if the first run cannot start.
     """
     plans = plans_to_compare(plan)
-    people = console_for(stderr=True)
+    stderr = console_for(stderr=True)
     head = ComparisonPlan(new_run_id(), datetime.now(UTC).isoformat(timespec="seconds"), plan, rounds)
     folder = options.out / head.id
     runs: list[EndedRun] = []
-    unwritten: list[str] = []
+    write_errors: list[str] = []
     stopped = ALL_DONE
     order = planned_runs(rounds)
     for turn, following in zip(order, [*order[1:], None], strict=True):
         try:
-            ended = conduct(plans[turn.driver], options, new_run_folder(options.out, f"{head.id}/{turn.name}"), people)
+            ended = run_plan(plans[turn.driver], options, new_run_folder(options.out, f"{head.id}/{turn.name}"), stderr)
         except (Exception, KeyboardInterrupt) as error:
             if not runs:
                 raise
             stopped = stopped_by(turn, error)
             break
-        unwritten += ended.unwritten
+        write_errors += ended.write_errors
         if ended.summary is not None:
             runs.append(EndedRun(turn.round, turn.driver, ended.exit_code, ended.summary))
             # Keep the results so far: the next run may be killed.
-            comparison, _ = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _KILLED, EXIT_OK))
+            comparison, _ = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _NOT_ENDED, EXIT_OK))
             if not options.quiet:
-                say(people, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
+                say(stderr, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
         if (why := stop_after(turn, ended, following)) is not None:
             stopped = why
             break
     code = stopped.exit_code
     if runs:
-        comparison, why_not = _keep(folder, head, runs, stopped)
-        unwritten += why_not
+        comparison, errors = _keep(folder, head, runs, stopped)
+        write_errors += errors
         draw = partial(print_comparison, comparison=comparison)
-        code = deliver(draw, comparison.to_json(), options, people, unwritten, code)
-        if not unwritten and not options.silent:
-            say(people, f"comparison folder: {folder}")
+        code = write_report(draw, comparison.to_json(), options, stderr, write_errors, code)
+        if not write_errors and not options.silent:
+            say(stderr, f"comparison folder: {folder}")
     if stopped.exit_code != EXIT_OK:
-        say(people, f"coordinator: {stopped.reason}")
+        say(stderr, f"coordinator: {stopped.reason}")
     return code
 
 
-def stop_after(turn: PlannedRun, ended: Ended, following: PlannedRun | None) -> Stopped | None:
+def stop_after(turn: PlannedRun, ended: RunResult, following: PlannedRun | None) -> Stopped | None:
     """Return why the comparison ends after this run; None to go on."""
     if ended.exit_code == EXIT_INTERRUPTED:
         return Stopped(Outcome.INTERRUPTED, f"{turn.name} was interrupted", EXIT_INTERRUPTED)
     if ended.exit_code != EXIT_OK:
         why = ended.text or ("; ".join(ended.summary.verdict.reasons) if ended.summary else "")
         return Stopped(Outcome.ABORTED, f"{turn.name} failed: {why}", ended.exit_code)
-    return _interrupted_before(following) if ended.told_to_end and following is not None else None
+    return _interrupted_before(following) if ended.interrupted_at_end and following is not None else None
 
 
 def stopped_by(turn: PlannedRun, error: Exception | KeyboardInterrupt) -> Stopped:

@@ -1,4 +1,4 @@
-"""The command with which agents of other machines join, with an address that reaches this coordinator."""
+"""The command that joins agents on other machines, with an address at which they reach this coordinator."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _KUBERNETES = "KUBERNETES_SERVICE_HOST"
 
 
 def reachable_at(bound: Endpoint, target_url: str) -> Endpoint:
-    """Where other machines most likely reach a coordinator that listens at `bound`. If that is any address: the one on
-    the way to the target, or to the internet."""
+    """Return the address at which other machines most likely reach a coordinator that listens at `bound`. If it listens
+    on all interfaces: its address on the route to the target, or to the internet."""
     if not bound.is_any:
         return bound
     hosts = parse_redis_url(target_url).hosts
@@ -26,7 +26,7 @@ def reachable_at(bound: Endpoint, target_url: str) -> Endpoint:
 
 
 def join_command(where: Endpoint, credentials: Credentials | None) -> str:
-    """What to run on a load machine. credentials: None with --insecure."""
+    """Return the command for a load machine. credentials: None with --insecure."""
     command = f"agent join {where}"
     if credentials is None:
         return f"{command} --insecure"
@@ -38,7 +38,8 @@ def join_command(where: Endpoint, credentials: Credentials | None) -> str:
 
 
 def invitation(bound: Endpoint, where: Endpoint, credentials: Credentials | None, *, contained: bool) -> str:
-    """Notes for people who start agents by hand, in one line. where: see `reachable_at`. contained: in a container."""
+    """Return one line for the user who starts the agents. where: see `reachable_at`. contained: the coordinator runs in
+    a container."""
     hints = [f"agents join with: {join_command(where, credentials)}"]
     if credentials is not None and credentials.file is not None and not where.is_loopback:
         hints.append(f"TOKEN is a copy of {credentials.file}")
@@ -48,12 +49,12 @@ def invitation(bound: Endpoint, where: Endpoint, credentials: Credentials | None
 
 
 def loopback_note(bound: Endpoint) -> str:
-    """A line for people if agents of other machines cannot reach `bound`; "" if they can."""
+    """Return a line for the user if agents on other machines cannot reach `bound`; "" if they can."""
     if not bound.is_loopback:
         return ""
     anywhere = Endpoint("::" if ":" in bound.host else "0.0.0.0", bound.port)
     return (
-        f"only agents of this machine can join at {bound}; for others, listen with --bind {shlex.quote(str(anywhere))}"
+        f"only agents on this machine can join at {bound}; for other machines, use --bind {shlex.quote(str(anywhere))}"
     )
 
 

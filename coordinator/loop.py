@@ -1,7 +1,7 @@
-"""The coordinator's loop: brings the run everything that happens, and performs what it decides.
+"""The coordinator's loop: turns messages, signals and ticks into events of the run, and performs the run's actions.
 
-Only what is asked of the target goes on beside the loop, in threads (its counters are read, keys are deleted): a server
-that hangs must hold up neither the agents' heartbeats nor a Ctrl-C.
+Queries to the target (reading counters, deleting keys) run in their own threads, so that a server that hangs delays
+neither heartbeats nor Ctrl-C.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from coordinator.core.member import Member
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent
 from coordinator.core.run import DISMISS_NS, AfterLoad, Run
 from coordinator.journal.journal_file import Journal
-from coordinator.journal.records import AnyRecord, CoordinatorFailed, FrameAccepted, Outcome, Reading, ServerCounted
+from coordinator.journal.records import AnyRecord, CoordinatorFailed, CountersRead, FrameAccepted, Outcome, Reading
 from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
@@ -67,22 +67,22 @@ TICK_S = 0.1
 TICK_NS = NS_PER_S // 10
 SHOW_EVERY_NS = NS_PER_S // 4
 SHOW_LARGE_EVERY_NS = NS_PER_S
-"""A large fleet is shown less often: each time, all agents are looked at."""
-LOOK_EVERY_NS = NS_PER_S
+"""The live view of a large fleet is updated less often, because each update visits all agents."""
+CHECK_JOURNAL_EVERY_NS = NS_PER_S
 
 _LONGEST_REASON = 300
-_ENDING = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
-"""States of an agent that begins no operation any more."""
+_STOPPED_STATES = frozenset({AgentState.DRAINING, AgentState.DONE, AgentState.IDLE})
+"""States of an agent that begins no more operations."""
 
-ReadCounts = Callable[[Reading], ServerCounted]
+ReadCounts = Callable[[Reading], CountersRead]
 OpenJournal = Callable[[AnyRecord | None], Journal]
-"""Opens the journal for the first record of a new run, or for a resumed run (None)."""
+"""Opens the journal. Takes the first record of a new run; None for a resumed run."""
 Clean = Callable[[], CleanUpThread]
 Explain = Callable[[Exception], tuple[int, str]]
 
 
 class Coordinator:
-    """One run from its first agent to its end. Borrows everything it uses, the journal too."""
+    """One run, from its first agent to its end. The caller closes everything that is passed in, and the journal."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Coordinator:
         clean: Clean,
         explain: Explain,
     ) -> None:
-        """explain: the exit code and the message of an error; keeps the traceback of an unexpected one."""
+        """explain: returns the exit code and the message of an error; saves the traceback of an unexpected error."""
         self._run, self._aggregate = run, aggregate
         self._listener = listener
         self._signals, self._local_agents, self._view = signals, local_agents, view
@@ -107,21 +107,24 @@ class Coordinator:
         self._journal: Journal | None = None
         self._end: End | None = None
         self._has_left = False
-        self._reading: tuple[Reading, Future[ServerCounted]] | None = None
+        self._reading: tuple[Reading, Future[CountersRead]] | None = None
         self._cleaning: CleanUpThread | None = None
         self._interrupts = 0
-        self._shown_ns = self._looked_ns = self._ticked_ns = 0
+        self._shown_ns = self._journal_checked_ns = self._ticked_ns = 0
         self._is_journal_gone = False
-        self._blind = False
+        self._is_view_broken = False
         self._refused: Counter[str] = Counter()
         self._malformed = 0
         self._line_limit = LineLimit("agents", monotonic_ns())
         self._packed: tuple[MetricsFrame, bytes] | None = None
-        """The frame that is being handled, as its agent packed it."""
+        """The current frame, and its bytes as the agent packed them."""
 
     def serve(self) -> End:
-        """Serve the run until it has ended, and return how. Raises StampedeError, or an unexpected error, for a run
-        that never began; a run that began always has an end, and so a report."""
+        """Serve the run until it ends. Returns how it ended.
+
+        Raises StampedeError, or an unexpected error, only if the run never began. After the start, an error ends the
+        run with an `End`, so that there is a report.
+        """
         poller = SocketPoller()
         for source in (self._listener, self._signals.fileno()):
             poller.watch(source)
@@ -140,13 +143,13 @@ class Coordinator:
             return self._end
         except Exception as error:
             if self._aggregate.started is not None:
-                return self._broken_off(error, poller)
+                return self._end_after_failure(error, poller)
             code = error.exit_code if isinstance(error, StampedeError) else StampedeError.exit_code
-            self._call_off(poller, code)
+            self._cancel(poller, code)
             raise
 
     def _tick(self) -> None:
-        """What looks at every agent: not with each message of a large fleet."""
+        """Do the work that visits every agent. In a large fleet it would be too slow for each message."""
         self._ticked_ns = monotonic_ns()
         for event in self._local_agents.exited():
             self._handle(event)
@@ -156,32 +159,33 @@ class Coordinator:
         is_large = len(self._run.state.registry) > LARGE_FLEET
         if monotonic_ns() - self._shown_ns >= (SHOW_LARGE_EVERY_NS if is_large else SHOW_EVERY_NS):
             self._show()
-        self._look_for_journal()
+        self._check_journal()
 
-    def _broken_off(self, error: Exception, poller: SocketPoller) -> End:
-        """The end of a run whose coordinator cannot go on, as with a full disk: accepted records are reported, agents
-        end their load, and keep what is not recorded for the coordinator that resumes the run."""
+    def _end_after_failure(self, error: Exception, poller: SocketPoller) -> End:
+        """Return the end of a run whose coordinator cannot continue, for example because the disk is full. The report
+        covers the accepted records. Agents stop their load, and keep other results for a coordinator that resumes the
+        run."""
         code, text = self._explain(error)
         if self._aggregate.closed is not None:
             return End(code, text, self._aggregate.closed.outcome)
-        with suppress(StampedeError):  # such as a full disk, which may be the error itself
+        with suppress(StampedeError):  # the full disk may be the error itself
             self._write(CoordinatorFailed(reason=text))
         if self._aggregate.failed is None:
             self._aggregate.apply(CoordinatorFailed(reason=text))
         self._stop_load(poller, text)
-        self._local_agents.let_go()
+        self._local_agents.detach()
         return End(code, unfinished_reason(self._aggregate), Outcome.ABORTED)
 
     def _stop_load(self, poller: SocketPoller, why: str) -> None:
-        """Nothing of the load is recorded any more: it ends now, and not with the lease."""
-        at_work = [member for member in self._run.state.registry.taking_part() if member.final is None]
+        """Stop the load now, and not at the end of the lease, because no more results are recorded."""
+        unfinished = [member for member in self._run.state.registry.taking_part() if member.final is None]
         stop = Stop(drain=True, reason=f"the coordinator failed: {why}"[:_LONGEST_REASON])
-        for member in at_work:
+        for member in unfinished:
             self._send(member.routing_id, member.incarnation, stop)
-        self._until_heard(poller, at_work, stop, _ENDING)
+        self._await_states(poller, unfinished, stop, _STOPPED_STATES)
 
-    def _call_off(self, poller: SocketPoller, exit_code: int) -> None:
-        """A run that has not begun can never be resumed: no agent should wait for it."""
+    def _cancel(self, poller: SocketPoller, exit_code: int) -> None:
+        """End a run before its start, and dismiss its agents: such a run cannot be resumed, so no agent should wait."""
         self._handle(CalledOff(exit_code))
         while not self._has_left:
             poller.wait(TICK_S)
@@ -194,22 +198,23 @@ class Coordinator:
         self._perform(Send(routing_id, Envelope(run_id=run_id, incarnation=incarnation, message=message)))
 
     def _show_end(self) -> None:
-        """The last seconds, which came with the end, and what was dropped on the way: nothing of it counts, but it
-        helps to find a fault."""
+        """Show the last seconds, and how many messages and peers were ignored: they do not count, but they help to find
+        a problem."""
         self._show()
         counts = self._run.state.set_aside | Counter(malformed=self._malformed, cut=self._listener.count_cut())
         counts |= Counter({f"refused ({cause})": count for cause, count in self._refused.items()})
-        dropped = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+        ignored = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
         if left_out := self._line_limit.summary():
             self._view.note(left_out, trouble=True)
-        if dropped:
-            self._view.note(f"messages and peers that were set aside: {dropped}")
+        if ignored:
+            self._view.note(f"ignored messages and peers: {ignored}")
 
-    def _until_heard(
-        self, poller: SocketPoller, members: Iterable[Member], order: CoordinatorMessage, obeyed: frozenset[AgentState]
+    def _await_states(
+        self, poller: SocketPoller, members: Iterable[Member], order: CoordinatorMessage, states: frozenset[AgentState]
     ) -> None:
-        """Wait until every agent that was sent this last order says goodbye or is in a state that follows it, for three
-        seconds at most. One that comes back, or speaks as if it had not heard, receives the order again."""
+        """Wait until every agent has followed its last order: it says goodbye, or reports one of these states. Any
+        other message of an agent, or a reconnect, means that the order was lost, so it is sent again. Waits three
+        seconds at most."""
         waiting = {member.incarnation for member in members if not member.is_lost}
         until_ns = monotonic_ns() + DISMISS_NS
         while waiting and monotonic_ns() < until_ns:
@@ -219,10 +224,9 @@ class Coordinator:
                 member = self._run.state.registry.speaker(event.routing_id, event.envelope)
                 if member is None or isinstance(answer, Attach | MetricsFrame):
                     continue
-                self._run.state.registry.answer_on(
-                    member, event.routing_id
-                )  # one that comes back says hello on another connection
-                if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in obeyed):
+                # An agent that reconnects uses another connection.
+                self._run.state.registry.answer_on(member, event.routing_id)
+                if isinstance(answer, Bye) or (isinstance(answer, Heartbeat) and answer.state in states):
                     waiting.discard(member.incarnation)
                 elif member.incarnation in waiting:
                     self._send(member.routing_id, member.incarnation, order)
@@ -237,7 +241,7 @@ class Coordinator:
         yield from self._local_agents.exited()
         refused = self._listener.count_refused()
         for cause in refused.keys() - self._refused.keys():
-            self._view.note(f"refused a peer: {cause}", trouble=cause != BROKEN_OFF)  # a health check does that, too
+            self._view.note(f"refused a peer: {cause}", trouble=cause != BROKEN_OFF)  # a health check does this too
         self._refused = refused.copy()
         for flood in self._listener.take_floods():
             self._note(flood, trouble=True, of_agent=True)
@@ -251,7 +255,7 @@ class Coordinator:
             yield Counted(reading.result())
         elif self._interrupts > 1:
             self._reading = None
-            yield Counted(ServerCounted(when=when, error="the run was stopped before the server had answered"))
+            yield Counted(CountersRead(when=when, error="the run was stopped before the server replied"))
 
     def _cleaned(self) -> Iterator[Cleaned]:
         if self._cleaning is None:
@@ -264,17 +268,17 @@ class Coordinator:
 
     def _received(self) -> Iterator[FromAgent]:
         arrived = list(self._listener.receive())
-        letters = codec.decode_from_agents([data for _, data in arrived])
-        for (routing_id, _), letter in zip(arrived, letters, strict=True):
+        decoded = codec.decode_from_agents([data for _, data in arrived])
+        for (routing_id, _), letter in zip(arrived, decoded, strict=True):
             if isinstance(letter, ProtocolError):
-                self._is_malformed(letter)
+                self._count_malformed(letter)
                 continue
             message = letter.envelope.message
             if isinstance(message, MetricsFrame):
                 self._packed = (message, letter.packed)
             yield FromAgent(routing_id, letter.envelope)
 
-    def _is_malformed(self, error: ProtocolError) -> None:
+    def _count_malformed(self, error: ProtocolError) -> None:
         self._malformed += 1
         if self._malformed == 1:
             self._view.note(f"ignored an invalid message: {error}", trouble=True)
@@ -286,7 +290,7 @@ class Coordinator:
     def _perform(self, action: Action) -> None:
         match action:
             case Send(routing_id, envelope):
-                if routing_id:  # an agent known from the journal may not have come back yet
+                if routing_id:  # empty until an agent of a resumed run has reconnected
                     self._listener.send(routing_id, codec.encode(envelope))
             case Introduce(routing_id, agent_id, metrics):
                 self._listener.introduce(routing_id, agent_id, metrics=metrics)
@@ -317,15 +321,15 @@ class Coordinator:
             self._view.note(left_out, trouble=True)
         self._view.note(text, trouble)
 
-    def _counts(self, when: Reading) -> ServerCounted:
-        """The server's counters, or why they could not be read: an unexpected error costs the ledger, not the run."""
+    def _counts(self, when: Reading) -> CountersRead:
+        """Return the server's counters, or why they could not be read: an error costs only the ledger, not the run."""
         try:
             return self._read_counts(when)
-        except Exception as error:  # noqa: BLE001 - named in the ledger
-            return ServerCounted(when=when, error=self._explain(error)[1])
+        except Exception as error:  # noqa: BLE001 - the ledger names it
+            return CountersRead(when=when, error=self._explain(error)[1])
 
     def _write(self, record: AnyRecord) -> None:
-        """The journal first: what it does not hold must not count, and must not be acknowledged."""
+        """Append to the journal first: a record that is not there must not count, and must not be acknowledged."""
         if self._journal is None:
             self._journal = self._open_journal(record)
         packed = None
@@ -334,11 +338,15 @@ class Coordinator:
         self._journal.append(record, packed)
         self._aggregate.apply(record)
 
-    def _look_for_journal(self) -> None:
-        """Say once that the journal is no longer where it was: the run goes on, because an open file takes records."""
-        if self._journal is None or self._is_journal_gone or monotonic_ns() - self._looked_ns < LOOK_EVERY_NS:
+    def _check_journal(self) -> None:
+        """Report once if the journal was deleted or moved. The run goes on: the open file still accepts records."""
+        if (
+            self._journal is None
+            or self._is_journal_gone
+            or monotonic_ns() - self._journal_checked_ns < CHECK_JOURNAL_EVERY_NS
+        ):
             return
-        self._looked_ns = monotonic_ns()
+        self._journal_checked_ns = monotonic_ns()
         if not self._journal.is_in_place:
             self._is_journal_gone = True
             self._view.note(
@@ -349,7 +357,7 @@ class Coordinator:
 
     def _show(self) -> None:
         t0_ns = self._run.state.t0_ns
-        if t0_ns is None or self._cleaning is not None or self._blind:
+        if t0_ns is None or self._cleaning is not None or self._is_view_broken:
             return
         self._shown_ns = now_ns = monotonic_ns()
         rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
@@ -360,18 +368,18 @@ class Coordinator:
             elapsed_s = (now_ns - t0_ns) / NS_PER_S
             self._view.update(build_snapshot(self._aggregate, rows, elapsed_s, stopped_s, standing_by))
         except Exception as error:  # noqa: BLE001 - a failed live view must not end the run
-            self._blind = True
+            self._is_view_broken = True
             self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)
 
 
-def _begin(read: Callable[[], ServerCounted]) -> Future[ServerCounted]:
-    """Reads in a thread that ends with the process, if it must: its wait is bounded, but nobody may want to wait."""
-    reading: Future[ServerCounted] = Future()
+def _begin(read: Callable[[], CountersRead]) -> Future[CountersRead]:
+    """Read in a daemon thread: it does not keep the process alive if the user does not want to wait."""
+    reading: Future[CountersRead] = Future()
 
     def work() -> None:
         try:
             reading.set_result(read())
-        except BaseException as error:  # noqa: BLE001 - raised where the result is asked for, which is the loop
+        except BaseException as error:  # noqa: BLE001 - the loop raises it, when it takes the result
             reading.set_exception(error)
 
     threading.Thread(target=work, name="server counts", daemon=True).start()
@@ -400,16 +408,17 @@ def _row(member: Member, now_ns: int) -> LiveAgent:
 
 
 def after_load(aggregate: Aggregate) -> list[AfterLoad]:
-    """What the journal of a run that is resumed has already of what follows the load. Keys that an ended run left are
-    still to be deleted."""
+    """Return the records of steps after the load that a resumed run has done already. An unfinished clean-up of an
+    ended run is not among them, because it is repeated."""
     cleaned = None if aggregate.closed is not None and aggregate.left_keys else aggregate.cleaned
     return [record for record in (aggregate.readings.get(Reading.AFTER), cleaned) if record is not None]
 
 
 def journaled_agents(aggregate: Aggregate) -> list[JournaledAgent]:
-    """The agents of a run that is resumed, as its journal has them."""
+    """Return the agents of a resumed run from its journal."""
     taken = {
-        record.agent.agent_id: TakeOver(from_ns=record.from_ns, left=record.left) for record in aggregate.takeovers
+        record.agent.agent_id: TakeOver(from_ns=record.from_ns, remaining=record.remaining)
+        for record in aggregate.takeovers
     }
     replaced = {record.replaces: record.agent.agent_id for record in aggregate.takeovers}
     return [
@@ -419,7 +428,7 @@ def journaled_agents(aggregate: Aggregate) -> list[JournaledAgent]:
             agent.end.final if agent.end is not None else None,
             takeover=taken.get(agent_id),
             replaced_by=replaced.get(agent_id, ""),
-            left=agent.end.reason or "it left" if agent.end is not None and agent.left else "",
+            left=agent.end.reason or "it left" if agent.end is not None and agent.has_left else "",
         )
         for agent_id, agent in aggregate.agents.items()
     ]

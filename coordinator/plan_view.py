@@ -1,8 +1,8 @@
 """The view of a plan that `coordinator plan` prints: the whole plan, the arithmetic of its connections, each agent's
 share, and the settings of its clients.
 
-The view assumes the agents that the plan expects, with one worker process for each agent of another machine: only a
-joining agent tells how many processes it has.
+The view assumes the agents that the plan expects, with one worker process for each agent of another machine: an
+agent reports its number of processes only when it joins.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ClientSettings: TypeAlias = Mapping[str, Mapping[str, str]]
 
 
 def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
-    """The agents that a plan expects: local agents, then remote ones; one local agent if the plan names none."""
+    """Return the agents that a plan expects, local agents first; one local agent if the plan names none."""
     fleet = plan.fleet
     alone = fleet.local_agents == 0 and fleet.expect_agents == 0
     processes = fleet.processes_per_local_agent or cores
@@ -37,7 +37,7 @@ def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
 
 
 def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
-    """The view for people: a plan file, with everything else in its comments."""
+    """Return the view as text: a plan file, with everything else in comments."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
     lines = ["", f"plan hash: {plan_hash(plan)}"]
@@ -55,7 +55,7 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
     if plan.fleet.expect_agents:
         lines.append(
             f"Remote agents are assumed to have {_REMOTE_PROCESSES} worker process each; "
-            "real shares follow the processes that they have."
+            "the real shares depend on their real number of worker processes."
         )
     if any(not assignment.pools for assignment in shares.assignments.values()):
         lines.append("There are fewer pools than agents: agents without a pool join, but issue nothing.")
@@ -64,8 +64,8 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
 
 
 def fleet_lines(plan: Plan, agents: int) -> list[str]:
-    """When a run starts without some of its agents, and what it does when it loses some. agents: how many it
-    expects."""
+    """Return lines on missing agents: whether the run starts without them, and what it does if agents are lost. agents:
+    how many it expects."""
     fleet, lines = plan.fleet, []
     if fleet.at_least is not None and fleet.at_least < agents:
         lines.append(
@@ -79,12 +79,12 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
         case OnAgentLoss.ABORT:
             lines.append(f"lost agents: the run stops as soon as it loses {tolerated}")
         case OnAgentLoss.REPLACE:
-            lines.append(f"lost agents: agents that stand by take over their shares{failing}")
+            lines.append(f"lost agents: standby agents take over their shares{failing}")
     return lines
 
 
 def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
-    """The view for programs, as JSON types."""
+    """Return the view as JSON types."""
     agents = expected_agents(plan, cores)
     shares = assign(plan, agents)
     return {
@@ -126,7 +126,7 @@ def _leg_facts(leg: Leg) -> dict[str, Any]:
 
 
 def _leg_line(leg: Leg) -> str:
-    """A leg's begin, length, rate and number of operations."""
+    """Return a line on a leg: begin, length, rate and number of operations."""
     length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
     rate = "closed loop"
     if leg.from_per_s is not None and leg.to_per_s is not None:
@@ -139,7 +139,7 @@ def _leg_line(leg: Leg) -> str:
 
 
 def _settings_lines(groups: ClientSettings) -> list[str]:
-    # Groups seldom differ: equal ones share their lines.
+    # Most groups have equal settings, which are printed once.
     alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for name, group in groups.items():
         alike.setdefault(tuple(group.items()), []).append(name)
@@ -163,7 +163,7 @@ _NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}
 
 
 def _workers(shares: Shares, pools: tuple[PoolShare, ...]) -> dict[str, int]:
-    """How many workers of these pools are threads, tasks and loops; only kinds that the plan has."""
+    """Return how many workers of these pools are threads, tasks and loops, for the kinds that the plan has."""
     counts = {_NOUNS[group.driver]: 0 for group in shares.plan.pools}
     for share in pools:
         group = shares.plan.pools[share.group]

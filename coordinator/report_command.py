@@ -39,7 +39,7 @@ def render(run: str, out: Path, format: str, hide_histogram: bool, note: Callabl
     path = find_report(run, out)
     if path.name == COMPARISON_FILE:
         return _render_comparison(path, format)
-    # Check this before reading the journal: if the run ends in between, the journal has its end.
+    # Check the lock before reading the journal: if the run ends in between, the journal still has its end.
     is_running = is_locked(path)
     try:
         aggregate = fold(read_journal(path))

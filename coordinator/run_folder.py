@@ -1,4 +1,4 @@
-"""The folder of a run: made when there is something to write, locked while the run goes on, left behind at its end."""
+"""The folder of a run. It is created with the first record, and locked during the run."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ from coordinator.report.run_lookup import find_journal
 
 @dataclass(slots=True)
 class RunFolder:
-    """The folder of one run, and what its journal says; a new run's says nothing yet.
+    """The folder of one run, and the state of the run according to its journal.
 
-    has_ended: a resumed run that has its end, and only collects results that agents have kept. Owns the run's journal,
-    which stays locked until `close` or the end of the `with`, so that nobody else resumes the run while its files are
-    written.
+    aggregate: of the records in the journal; empty for a new run. is_resumed: another coordinator ran this run before.
+    has_ended: a resumed run whose end is recorded: it only collects results that agents have kept. The folder owns the
+    journal, and keeps it locked until `close` or the end of the `with`, so that no other coordinator resumes the run
+    while the files of the run are written.
     """
 
     path: Path
@@ -45,7 +46,7 @@ class RunFolder:
     _made: list[Path] = field(default_factory=list)
 
     def open_journal(self, plan: Plan) -> Journal:
-        """The journal to append to. The first call for a new run makes the folder, the plan file and the journal."""
+        """Return the open journal. For a new run, the first call creates the folder, the plan file and the journal."""
         if self._journal is None:
             try:
                 self._make_folder()
@@ -58,21 +59,21 @@ class RunFolder:
 
     @property
     def is_intact(self) -> bool:
-        """Whether the journal, once there is one, is still the file that was opened."""
+        """Whether the journal is still in its place. True if none was opened."""
         return self._journal is None or self._journal.is_in_place
 
     def discard(self) -> None:
-        """Remove what `open_journal` made: a run that did not begin leaves nothing behind. Does nothing to a resumed
-        run."""
+        """Remove what `open_journal` created, because a run that did not begin leaves no files. Does nothing for a
+        resumed run."""
         self.close()
         for path in self._made:
-            with suppress(OSError):  # such as a folder into which somebody else has put a file
+            with suppress(OSError):  # such as a folder that has a file of another program
                 path.rmdir() if path.is_dir() else path.unlink()
         self._made.clear()
 
     def _make_folder(self) -> None:
-        """Make the folders of the run's id readable by their owner only, whatever the umask: the journal has the
-        identities of agents. Folders above get the permissions of the umask."""
+        """Create the folder. The folders of the run id are private, independent of the umask, because the journal has
+        the identities of agents. Folders above get the permissions of the umask."""
         folders = (self.path, *self.path.parents)
         private = folders[: len(Path(self.run_id).parts)]
         try:
@@ -82,11 +83,11 @@ class RunFolder:
                 if folder in private:
                     make_private(folder, PRIVATE_FOLDER)
         except OSError as error:
-            raise UsageError(f"{self.path}: cannot make the run's folder: {error.strerror}; see --out") from error
+            raise UsageError(f"{self.path}: cannot create the run's folder: {error.strerror}; see --out") from error
         self._made[:0] = [self.path / JOURNAL_FILE, self.path / PLAN_FILE]
 
     def close(self) -> None:
-        """Close the journal and release its lock; a second call does nothing."""
+        """Close the journal and release its lock. Idempotent."""
         if self._journal is not None:
             self._journal.close()
 
@@ -100,21 +101,21 @@ class RunFolder:
 
 
 def new_run_id() -> str:
-    """A unique id that begins with the time in UTC."""
+    """Return a unique id, which begins with the time in UTC."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def new_run_folder(out: Path, run_id: str) -> RunFolder:
-    """The folder of a new run below `out`, not made yet. Raises UsageError if it could not be made."""
+    """Return the folder of a new run below `out`; it is created later. Raises UsageError if it cannot be created."""
     _check_writable(out)
     return RunFolder(out / run_id, run_id, Aggregate(), is_resumed=False)
 
 
 def reopen_run_folder(run: str, out: Path) -> RunFolder:
-    """The folder of a run whose coordinator was killed, or that ended without the results of an agent, with its journal
-    locked. Raises UsageError if there is nothing to resume, or another coordinator runs it."""
+    """Return the folder of a run to resume, with its journal locked: its coordinator was killed, or it ended without
+    the results of an agent. Raises UsageError if there is nothing to resume, or if another coordinator runs the run."""
     with ExitStack() as undo:
-        # Locked first: another coordinator could still append to what is read.
+        # Lock the journal before reading it, or another coordinator could append to it in between.
         journal = undo.enter_context(Journal.reopen(find_journal(run, out)))
         try:
             aggregate = fold(read_journal(journal.path))
@@ -122,8 +123,8 @@ def reopen_run_folder(run: str, out: Path) -> RunFolder:
             raise UsageError(f"{journal.path}: {error}") from error
         if aggregate.opened is None or aggregate.started is None:
             raise UsageError(f"--resume {run}: that run never began; start the run again")
-        if not aggregate.may_go_on:
-            complete_run_files(journal.path, aggregate)  # its coordinator may have been killed before it wrote them
+        if not aggregate.can_resume:
+            complete_run_files(journal.path, aggregate)  # a killed coordinator may not have written them
             raise UsageError(f"--resume {run}: that run has ended; see `coordinator report {run}`")
         undo.pop_all()
         return RunFolder(
@@ -137,17 +138,17 @@ def reopen_run_folder(run: str, out: Path) -> RunFolder:
 
 
 def _check_writable(out: Path) -> None:
-    """Refuse a folder in which none could be made, before the run starts."""
-    wanted = f"--out {out}: expected a folder that can be written, but"
+    """Raise UsageError if no folder can be created in `out`."""
+    wanted = f"--out {out}: expected a writable folder, but"
     try:
         existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     except OSError as error:
         if not error.filename:
             raise UsageError(
-                f"--out {out}: expected an absolute path, or a working directory to create it in"
+                f"--out {out}: expected an absolute path, or a working directory in which to create the folder"
             ) from error
         raise UsageError(f"{wanted} {error.filename}: {error.strerror}") from error
     if not existing.is_dir():
         raise UsageError(f"{wanted} {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UsageError(f"{wanted} {existing} may not be written to")
+        raise UsageError(f"{wanted} {existing} is not writable")

@@ -1,8 +1,13 @@
-"""`coordinator start`: everything that a run needs, put together in the order in which it can fail, and taken apart.
+"""`coordinator start`: check and prepare the target, open what the run needs, serve the run, and report it.
 
-Opened in this order, closed in the reverse of it: the embedded server (the target must be there first and go last, so
-that the ledger can still ask it), sockets, the live view, local agents (they need the sockets to say goodbye).
-Whatever is wrong with the target, the token or the address is found before any agent is started.
+Opened in this order, and closed in the reverse order:
+
+1. the embedded server: agents need it from the beginning, and the ledger reads its counters at the end
+2. the sockets
+3. the live view
+4. local agents, which need the sockets to say goodbye
+
+Problems with the target, the token or the address are found before any agent starts.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ from coordinator.live.view import LiveView, open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.loop import Coordinator, after_load, journaled_agents
 from coordinator.plan_view import expected_agents
-from coordinator.report.printing import console_for, put_out, say
+from coordinator.report.printing import console_for, print_report, say
 from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, write_run_files
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
@@ -59,60 +64,63 @@ LOCAL_ONLY_BIND = "tcp://127.0.0.1:*"
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """How a run ended, and what it brought. text: why it did not end as planned. summary: None for a run that never
-    began. told_to_end: somebody asked for an end when there was nothing more of it to stop. unwritten: a line for each
-    file that could not be written."""
+class RunResult:
+    """How a run ended. text: why it did not end as planned. summary: None if the run never began. interrupted_at_end:
+    the user interrupted when there was nothing left to stop. write_errors: a line for each file that could not be
+    written."""
 
     exit_code: int
     text: str
     summary: Summary | None = None
-    told_to_end: bool = False
-    unwritten: tuple[str, ...] = ()
+    interrupted_at_end: bool = False
+    write_errors: tuple[str, ...] = ()
 
 
 def start(plan: Plan, options: StartOptions) -> int:
-    """Run a plan to its end and report it. Returns the exit code; raises StampedeError for what prevents a start."""
-    people = console_for(stderr=True)
+    """Run a plan and print its report. Returns the exit code. Raises StampedeError if the run cannot start."""
+    stderr = console_for(stderr=True)
     folder = (
         new_run_folder(options.out, new_run_id())
         if options.resume is None
         else reopen_run_folder(options.resume, options.out)
     )
-    ended = conduct(plan, options, folder, people)
-    code = ended.exit_code
-    if (summary := ended.summary) is not None:
+    result = run_plan(plan, options, folder, stderr)
+    code = result.exit_code
+    if (summary := result.summary) is not None:
         draw = partial(print_summary, summary=summary, hide_histogram=options.hide_histogram)
-        code = deliver(draw, summary.to_json(), options, people, ended.unwritten, code)
-        if not ended.unwritten and not options.silent:
-            say(people, f"run folder: {folder.path}")
-    if ended.text and ended.exit_code:
-        say(people, f"coordinator: {ended.text}")
+        code = write_report(draw, summary.to_json(), options, stderr, result.write_errors, code)
+        if not result.write_errors and not options.silent:
+            say(stderr, f"run folder: {folder.path}")
+    if result.text and result.exit_code:
+        say(stderr, f"coordinator: {result.text}")
     return code
 
 
-def deliver(
+def write_report(
     draw: Callable[[Console], None],
     json: str,
     options: StartOptions,
-    people: Console,
-    unwritten: Sequence[str],
+    stderr: Console,
+    write_errors: Sequence[str],
     code: int,
 ) -> int:
-    """Write a report to stdout, and say what could not be written. unwritten: a line for each file of the run's folder
-    that could not be written. Returns `code`, the run's exit code; but the code of a usage error instead of EXIT_OK if
-    files are missing. A report that is in the run's folder may be missing on stdout."""
-    lost = put_out(draw, json if options.json else None, None if options.silent else people)
-    for line in unwritten:
-        say(people, f"coordinator: {line}")
+    """Print a report on stdout, and print what could not be written on stderr.
+
+    draw: prints the report as text; json: the report as JSON. write_errors: a line for each file of the run folder that
+    could not be written. code: the run's exit code. Returns `code`; but if files are missing and `code` is EXIT_OK, the
+    exit code of a usage error. It is no error if only stdout cannot be written: the run folder has the report.
+    """
+    lost = print_report(draw, json if options.json else None, None if options.silent else stderr)
+    for line in write_errors:
+        say(stderr, f"coordinator: {line}")
     if lost is not None:
-        where = "the run's folder cannot be written either" if unwritten else "it is in the run's folder"
-        say(people, f"coordinator: cannot write the summary to stdout: {lost}; {where}")
-    return code or (UsageError.exit_code if unwritten else EXIT_OK)
+        where = "the run's folder cannot be written either" if write_errors else "it is in the run's folder"
+        say(stderr, f"coordinator: cannot write the summary to stdout: {lost}; {where}")
+    return code or (UsageError.exit_code if write_errors else EXIT_OK)
 
 
-def conduct(plan: Plan, options: StartOptions, folder: RunFolder, people: Console) -> Ended:
-    """Run a plan to its end, leave its files, and close its folder. Raises StampedeError for what prevents a start."""
+def run_plan(plan: Plan, options: StartOptions, folder: RunFolder, stderr: Console) -> RunResult:
+    """Run a plan, write the files of its folder, and close the folder. Raises StampedeError if the run cannot start."""
     with ExitStack() as stack:
         stack.enter_context(folder)
         _confirm_flush(plan, options)
@@ -120,73 +128,75 @@ def conduct(plan: Plan, options: StartOptions, folder: RunFolder, people: Consol
         endpoint = _endpoint(plan, options, folder.aggregate)
         if plan.target.embedded is not None and not folder.is_resumed:
             server = stack.enter_context(open_embedded(plan.target.embedded))
-            plan = _aimed_at(plan, server.url)
+            plan = _with_url(plan, server.url)
         if folder.aggregate.opened is not None:
-            # The target of a resumed run may be what is down: its frames are collected all the same.
+            # Do not query the target of a resumed run: it may be down, and the agents' results are collected anyway.
             facts = folder.aggregate.opened.target
-            # It goes on as it was planned; only passwords are not in its journal.
-            plan = with_secrets_of(_aimed_at(folder.aggregate.opened.plan, facts.url), plan)
+            # Use the plan of the journal; only the passwords come from the command line or the environment.
+            plan = with_secrets_of(_with_url(folder.aggregate.opened.plan, facts.url), plan)
         else:
             facts = probe(plan.target)
             check_commands(plan)
-            facts = _prepare_target(plan, facts, _unheard if options.quiet else partial(say, people))
-        # Before anything is opened: a Ctrl-C while a socket is being made would leave it open, and the context wait for
-        # it for ever.
+            facts = _prepare_target(plan, facts, _discard_message if options.quiet else partial(say, stderr))
+        # Before the sockets are opened: a KeyboardInterrupt during their creation would leave a socket open, and
+        # closing the context would wait for that socket without end.
         with caught_signals() as signals:
             try:
-                end = _serve(plan, options, folder, facts, people, endpoint, signals)
+                end = _serve(plan, options, folder, facts, stderr, endpoint, signals)
             except Exception as error:
                 if folder.aggregate.started is None:
                     folder.discard()
                 if folder.aggregate.closed is None or folder.has_ended:
                     raise
                 end = End(*explained(error, folder.path / ERROR_FILE), folder.aggregate.closed.outcome)
-            told_to_end = signals.take() > 0
-        return Ended(end.exit_code, end.text) if end.outcome is None else _reported(end, folder, told_to_end)
+            interrupted_at_end = signals.take() > 0
+        if end.outcome is None:
+            return RunResult(end.exit_code, end.text)
+        return _report(end, folder, interrupted_at_end)
 
 
-def _reported(end: End, folder: RunFolder, told_to_end: bool) -> Ended:
-    """The report of a run that began, and its files."""
+def _report(end: End, folder: RunFolder, interrupted_at_end: bool) -> RunResult:
+    """Build the summary of a run that began, and write its files."""
     opened = folder.aggregate.opened
     assert opened is not None
     try:
         summary = build_summary(folder.aggregate)
-    except Exception as error:  # noqa: BLE001 - the journal has the results: name it even after a bug
+    except Exception as error:  # noqa: BLE001 - after a bug, name the journal, which has the results
         code, text = explained(error, folder.path / ERROR_FILE)
-        return Ended(
+        return RunResult(
             end.exit_code or code, f"cannot report on the run: {text}; its records are in {folder.path / JOURNAL_FILE}"
         )
-    unwritten = write_run_files(folder.path, summary, folder.aggregate)
-    if not unwritten and not folder.is_intact:
-        unwritten = [f"{folder.path / JOURNAL_FILE}: the journal was deleted or moved during the run"]
+    write_errors = write_run_files(folder.path, summary, folder.aggregate)
+    if not write_errors and not folder.is_intact:
+        write_errors = [f"{folder.path / JOURNAL_FILE}: the journal was deleted or moved during the run"]
     invalid = end.exit_code == EXIT_OK and summary.verdict.level is Level.INVALID
     code = InvalidResultError.exit_code if invalid else end.exit_code
-    return Ended(code, end.text, summary, told_to_end, tuple(unwritten))
+    return RunResult(code, end.text, summary, interrupted_at_end, tuple(write_errors))
 
 
 def _confirm_flush(plan: Plan, options: StartOptions) -> None:
-    """What cannot be undone is said twice: a plan may be another's, and a command line be repeated in haste."""
+    """Require a second flag for a flush: the plan may come from someone else, and a flush cannot be undone."""
     if plan.workload.flush_before and not options.yes_flush and options.resume is None:
         raise UsageError(
-            "workload.flush_before: the plan empties the target's database before the run; use --yes-flush too if that "
-            "is what you want, or take it out of the plan"
+            "workload.flush_before: the plan empties the target's database before the run; add --yes-flush to confirm, "
+            "or remove flush_before from the plan"
         )
 
 
-def _unheard(text: str) -> None:
-    """Drop a progress message, for --quiet."""
+def _discard_message(text: str) -> None:
+    """Ignore a progress message, for --quiet."""
 
 
-def _prepare_target(plan: Plan, facts: TargetFacts, tell: Callable[[str], None]) -> TargetFacts:
-    """What is done to the target before any agent is waited for. Returns facts that hold afterwards."""
+def _prepare_target(plan: Plan, facts: TargetFacts, show_progress: Callable[[str], None]) -> TargetFacts:
+    """Flush and set up the target, as the plan wants. Returns the facts about the target afterwards."""
     if plan.workload.flush_before:
-        tell(f"flushed {counted(flush(plan.target), 'key')} of {facts.url}")
-    calls = set_up(plan, tell)
+        show_progress(f"flushed {counted(flush(plan.target), 'key')} of {facts.url}")
+    calls = set_up(plan, show_progress)
     if calls:
-        tell(f"setup: {counted(calls, 'call')}")
+        show_progress(f"setup: {counted(calls, 'call')}")
     if not calls and not plan.workload.flush_before:
         return facts
-    # What is held against a preload is what was there when it began.
+    # The check of the preload compares with the number of keys right before the preload.
     return msgspec.structs.replace(facts, keys=probe(plan.target).keys)
 
 
@@ -195,7 +205,7 @@ def _serve(
     options: StartOptions,
     folder: RunFolder,
     facts: TargetFacts,
-    people: Console,
+    stderr: Console,
     endpoint: str,
     signals: Signals,
 ) -> End:
@@ -205,7 +215,7 @@ def _serve(
     with ExitStack() as stack:
         context = stack.enter_context(Context())
         listener = stack.enter_context(Listener(context, endpoint, curve))
-        view = stack.enter_context(open_live(people, options.quiet))
+        view = stack.enter_context(open_live(stderr, options.quiet))
         bound = parse_endpoint(listener.endpoint)
         view.note(f"run {folder.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
         view.note(f"listening on {listener.endpoint}" + (" without encryption" if curve is None else ""))
@@ -216,28 +226,33 @@ def _serve(
             target=facts,
             expected=local + plan.fleet.expect_agents,
             endpoint=listener.endpoint,
-            join=_invite(plan, bound, credentials, view),
+            join=_show_join_command(plan, bound, credentials, view),
             host=this_host(),
             open_files_limit=open_files_limit(),
-            keys="" if credentials is None else credentials.fingerprint,
+            key_fingerprint="" if credentials is None else credentials.fingerprint,
         )
         if folder.has_ended:
-            lost = [name for name, agent in folder.aggregate.agents.items() if not agent.finished and not agent.left]
+            lost = [
+                name for name, agent in folder.aggregate.agents.items() if not agent.finished and not agent.has_left
+            ]
             if lost:
                 text = f"the run has ended: collecting results of {', '.join(lost)}; Ctrl-C ends the wait"
                 view.note(text, trouble=True)
         elif stop := folder.aggregate.load_stop:
-            view.note(f"draining, as was decided before ({stop.reason}); interrupt to stop at once", trouble=True)
+            view.note(
+                f"draining, because the load was already being stopped ({stop.reason}); Ctrl-C stops at once",
+                trouble=True,
+            )
         agents = stack.enter_context(LocalAgents())
         if not folder.is_resumed:
             agents.start(
                 local,
-                # Every interface is also the loopback.
+                # A coordinator that listens on all interfaces also listens on loopback.
                 str(Endpoint("127.0.0.1", bound.port) if bound.is_any else bound),
                 processes=plan.fleet.processes_per_local_agent,
                 token=None if credentials is None else credentials.token,
                 wait_s=float(plan.fleet.wait_s),
-                withheld=secret_variables(plan.target),
+                secret_variables=secret_variables(plan.target),
             )
         delete = _deletion(plan, folder.aggregate)
         explain = partial(explained, file=folder.path / ERROR_FILE)
@@ -257,10 +272,10 @@ def _serve(
 
 
 def _credentials(options: StartOptions, folder: RunFolder) -> Credentials | None:
-    """The keys that secure connections; None for --insecure. Raises UsageError for keys other than those of the run
-    that is resumed: its agents would be refused one by one, without the reason."""
+    """Return the CURVE keys; None with --insecure. Raises UsageError if a resumed run was started with other keys,
+    because its agents could not connect, and would not learn why."""
     opened = folder.aggregate.opened
-    used = None if opened is None else opened.keys  # None: a new run, or a journal of an earlier release
+    used = None if opened is None else opened.key_fingerprint  # None: a new run, or a journal of an earlier release
     resume = f"--resume {folder.run_id}: its agents would be refused"
     if options.insecure:
         if used:
@@ -279,7 +294,7 @@ def _credentials(options: StartOptions, folder: RunFolder) -> Credentials | None
 
 
 def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
-    """A plan that counts on no agents gets a local one: so that a first try needs one command."""
+    """Return the plan with one local agent if it expects no agents, so that a first try needs only one command."""
     fleet = plan.fleet
     if resuming or fleet.local_agents or fleet.expect_agents:
         return plan
@@ -288,13 +303,13 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
     )
 
 
-def _aimed_at(plan: Plan, url: str) -> Plan:
+def _with_url(plan: Plan, url: str) -> Plan:
     return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
 
 
 def _endpoint(plan: Plan, options: StartOptions, aggregate: Aggregate) -> str:
-    """Where to listen: on a free port for a run that nobody joins from elsewhere, as before for a run that is resumed.
-    Raises UsageError."""
+    """Return the address to listen at: a free port on loopback if all agents are local, the recorded address for a
+    resumed run. Raises UsageError for an invalid --bind."""
     if aggregate.opened is not None and options.bind is None:
         return aggregate.opened.endpoint
     bind = options.bind or (DEFAULT_BIND if plan.fleet.expect_agents else LOCAL_ONLY_BIND)
@@ -304,8 +319,8 @@ def _endpoint(plan: Plan, options: StartOptions, aggregate: Aggregate) -> str:
         raise UsageError(f"--bind: {error}") from error
 
 
-def _invite(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: LiveView) -> str:
-    """Say how agents of other machines join, if any are expected. Returns the command."""
+def _show_join_command(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: LiveView) -> str:
+    """Show how agents on other machines join, if the plan expects any. Returns the command."""
     where = reachable_at(bound, plan.target.url)
     if plan.fleet.expect_agents:
         if note := loopback_note(bound):
@@ -314,15 +329,15 @@ def _invite(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: 
     return join_command(where, credentials)
 
 
-def _deletion(plan: Plan, known: Aggregate) -> Callable[[DeletionProgress], None]:
-    """Deletes the plan's keys after the run. known: what is in the journal when this coordinator begins; one before it
-    may have deleted some keys already."""
-    before = known.cleaned.deleted if known.cleaned is not None else 0
-    read = known.readings.get(Reading.AFTER) if known.cleaned is None else None
+def _deletion(plan: Plan, journaled: Aggregate) -> Callable[[DeletionProgress], None]:
+    """Return a function that deletes the plan's keys after the run. journaled: the records from before this coordinator
+    began: an earlier coordinator of the run may have deleted some keys already."""
+    before = journaled.cleaned.deleted if journaled.cleaned is not None else 0
+    read = journaled.readings.get(Reading.AFTER) if journaled.cleaned is None else None
 
-    def delete(tally: DeletionProgress) -> None:
-        tally.earlier = before
-        delete_plan_keys(plan, tally, read.keys if read is not None else None)
+    def delete(progress: DeletionProgress) -> None:
+        progress.earlier = before
+        delete_plan_keys(plan, progress, read.keys if read is not None else None)
 
     return delete
 

@@ -1,4 +1,4 @@
-"""The options of `coordinator start` that do not belong to the plan: how one run is managed, not its load."""
+"""The options of `coordinator start` that are not part of the plan: how to manage one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from common.protocol.token_sources import TokenVariables
 
 DEFAULT_BIND = "tcp://127.0.0.1:5555"
-"""Where agents connect by default. A run with local agents only takes a free port of the loopback instead."""
+"""Where agents connect by default. If all agents are local, the coordinator takes a free port on loopback instead."""
 
 DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
 """Rounds of a comparison of drivers. A single round would not show how much the figures scatter."""
@@ -16,9 +16,9 @@ DEFAULT_ROUNDS, FEWEST_ROUNDS = 3, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOptions:
-    """bind: where agents connect, None if not given. out: folder of the run folders. resume: id of the run to resume.
-    token_file: from the command line; token_variables: the same from the environment. quiet: no live view, only
-    problems. yes_flush: the plan may empty the target's database."""
+    """bind: where agents connect; None if not given. out: folder of the run folders. json: print the report as JSON.
+    resume: id of the run to resume. token_file: from the command line; token_variables: the same from the environment.
+    quiet: no live view, only problems. yes_flush: the plan may empty the target's database."""
 
     bind: str | None = None
     out: Path = Path("runs")
@@ -33,5 +33,5 @@ class StartOptions:
 
     @property
     def silent(self) -> bool:
-        """Whether people see only problems, because a program reads the JSON."""
+        """Whether stderr shows only problems, because a program reads the JSON."""
         return self.json and self.quiet

@@ -19,20 +19,20 @@ from coordinator.analysis.totals.aggregate import fold
 from coordinator.core.run import CLOCK_RTT_NS
 from coordinator.core.transitions import Phase
 from coordinator.journal.records import (
-    AgentEnd,
-    AgentNoted,
+    AgentEnded,
+    AgentOutcome,
     AnyRecord,
     CleanedUp,
+    CountersRead,
     FrameAccepted,
     Outcome,
     Reading,
     RunClosed,
     RunOpened,
     RunStarted,
-    ServerCounted,
     ShareTakenOver,
     StopDecided,
-    WorkerNoted,
+    WorkerDied,
 )
 from tests.support.examples import tried
 from tests.support.simulation import (
@@ -139,9 +139,9 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     assert kinds.count(RunOpened) == 1
     assert kinds.count(RunStarted) <= 1
     first_end = kinds.index(RunClosed) if RunClosed in kinds else len(kinds)
-    assert set(kinds[first_end:]) <= {RunClosed, FrameAccepted, AgentNoted, WorkerNoted, CleanedUp, StopDecided}
+    assert set(kinds[first_end:]) <= {RunClosed, FrameAccepted, AgentEnded, WorkerDied, CleanedUp, StopDecided}
     if RunStarted in kinds:
-        load = [kind in (FrameAccepted, AgentNoted, WorkerNoted, ShareTakenOver, StopDecided) for kind in kinds]
+        load = [kind in (FrameAccepted, AgentEnded, WorkerDied, ShareTakenOver, StopDecided) for kind in kinds]
         assert not any(load[: kinds.index(RunStarted)])
     aggregate = fold(records)
     assert aggregate.opened is not None
@@ -168,10 +168,10 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     if world.scenario.cleans and RunClosed in kinds and RunStarted in kinds:
         # Once, when all else is known; though it may have been begun before by a coordinator that was killed.
         assert cleaned == 1
-        assert set(kinds[kinds.index(CleanedUp) + 1 : first_end]) <= {AgentNoted}
+        assert set(kinds[kinds.index(CleanedUp) + 1 : first_end]) <= {AgentEnded}
     else:
         assert cleaned <= world.scenario.cleans
-    if kinds.count(ServerCounted) > 2:
+    if kinds.count(CountersRead) > 2:
         # The first reading after the load is the one without what was deleted since.
         assert not world.deletions.get(run_id)
     preloaded = Preloaded.merge(facts.preloaded for facts in aggregate.opened.agents)
@@ -190,7 +190,7 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
         if all(agent.finished for agent in aggregate.agents.values()):
             assert +Counter(counted_here) == +told
         assert all(counted_here[name] <= told[name] for name in counted_here)
-    finals = [r.agent_id for r in records if isinstance(r, AgentNoted) and r.state is AgentEnd.FINISHED]
+    finals = [r.agent_id for r in records if isinstance(r, AgentEnded) and r.state is AgentOutcome.FINISHED]
     assert max(Counter(finals).values(), default=1) == 1
 
 
@@ -356,7 +356,7 @@ def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_wit
     world = played(Scenario(seed=seed, duration_s=40.0, lease_s=4.0, faults=(stopped,)))
     check(world)
     [records] = world.journals.values()
-    reasons = [record.final.reason for record in records if isinstance(record, AgentNoted) and record.final]
+    reasons = [record.final.reason for record in records if isinstance(record, AgentEnded) and record.final]
     assert any(reason.startswith("its own process did not run for 20.") for reason in reasons)
 
 
@@ -573,5 +573,5 @@ def test_answers_that_a_network_delivers_late_do_not_extend_a_load_beyond_what_i
     world = played(Scenario(seed=seed, agents=1, expected=1, duration_s=40.0, lease_s=4.0, faults=faults))
     check(world)
     [records] = world.journals.values()
-    reasons = [record.final.reason for record in records if isinstance(record, AgentNoted) and record.final]
+    reasons = [record.final.reason for record in records if isinstance(record, AgentEnded) and record.final]
     assert reasons == ["no word from its coordinator for 4 s"]

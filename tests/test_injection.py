@@ -14,13 +14,13 @@ from rich.console import Console
 from common.protocol import codec
 from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.journal.records import (
-    AgentNoted,
+    AgentEnded,
     AnyRecord,
+    CountersRead,
     FrameAccepted,
     RunClosed,
     RunOpened,
-    ServerCounted,
-    WorkerNoted,
+    WorkerDied,
 )
 from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView
@@ -44,10 +44,10 @@ def evil_run() -> Aggregate:
                 agents = (msgspec.structs.replace(agents[0], agent_id=EVIL), *agents[1:])
                 target = msgspec.structs.replace(record.target, server=EVIL, topology=EVIL, url=EVIL)
                 record = msgspec.structs.replace(record, agents=agents, target=target, started_at=EVIL, run_id=EVIL)
-                worker = WorkerNoted(agent_id=EVIL, process=0, exit_code=1, reason=EVIL)
-            case FrameAccepted(agent_id="a1") | AgentNoted(agent_id="a1"):
+                worker = WorkerDied(agent_id=EVIL, process=0, exit_code=1, reason=EVIL)
+            case FrameAccepted(agent_id="a1") | AgentEnded(agent_id="a1"):
                 record = msgspec.structs.replace(record, agent_id=EVIL)
-            case ServerCounted():
+            case CountersRead():
                 record = msgspec.structs.replace(record, error=EVIL)
             case RunClosed():
                 one = command(histogram(1000), errors={EVIL: 3}, failures={EVIL: 4})
@@ -55,7 +55,7 @@ def evil_run() -> Aggregate:
                 part = interval(2, {"GET": one}, failed_by_cause=causes, never_opened=causes, redirects=causes)
                 records += [worker, accepted("a2", 9, part)]
                 record = msgspec.structs.replace(record, reason=EVIL)
-        if isinstance(record, AgentNoted):
+        if isinstance(record, AgentEnded):
             assert record.final is not None
             final = msgspec.structs.replace(record.final, reason=EVIL)
             record = msgspec.structs.replace(record, reason=EVIL, final=final)

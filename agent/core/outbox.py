@@ -76,7 +76,7 @@ class Outbox:
         at = min(pairs, key=lambda i: waiting[i].span + waiting[i + 1].span)
         left, right = waiting[at], waiting[at + 1]
         parts = left.intervals + right.intervals
-        waiting[at] = _Waiting(max(left.through, right.through), merge_by_stage(parts, Merge.NEIGHBOURS))
+        waiting[at] = _Waiting(max(left.through, right.through), merge_by_stage(parts, Merge.CONSECUTIVE))
         del waiting[at + 1]
 
     def next_frame(self) -> MetricsFrame | None:

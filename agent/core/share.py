@@ -16,9 +16,9 @@ from common.protocol.messages import (
     Assignment,
     Final,
     Preloaded,
+    PreparationStep,
     Prepared,
     Preparing,
-    Step,
     WorkerFinal,
     WorkerLost,
     WorkerMetrics,
@@ -40,7 +40,11 @@ class PreparationReports:
         is_done = progress.done == progress.total
         if progress.done < progress.total and not self._reports.take(now_ns):
             return False, ""  # the next one is not far: each of many worker processes has ten a second
-        if progress.step is not Step.PRELOAD or not progress.total or not (now_ns >= self._say_due_ns or is_done):
+        if (
+            progress.step is not PreparationStep.PRELOAD
+            or not progress.total
+            or not (now_ns >= self._say_due_ns or is_done)
+        ):
             return True, ""
         self._say_due_ns = now_ns + SAY_EVERY_NS
         return True, f"{progress.step.value} {progress.done:,} of {progress.total:,}"
@@ -50,7 +54,7 @@ class PreparationReports:
 class _Process:
     """What is known of one worker process."""
 
-    steps: dict[Step, Preparing] = field(default_factory=dict)
+    steps: dict[PreparationStep, Preparing] = field(default_factory=dict)
     connections_open: int = 0
     preloaded: Preloaded | None = None
     prepared: bool = False
@@ -146,10 +150,13 @@ class Share:
 
     def progress(self) -> Preparing:
         """Progress of all processes together: of the preload until all of it is done, then of what comes after it."""
-        preload, connections = self._told(Step.PRELOAD, self._preload_commands), self._told(Step.CONNECTIONS)
+        preload, connections = (
+            self._told(PreparationStep.PRELOAD, self._preload_commands),
+            self._told(PreparationStep.CONNECTIONS),
+        )
         return preload if preload.done < preload.total or not connections.total else connections
 
-    def _told(self, step: Step, total: int | None = None) -> Preparing:
+    def _told(self, step: PreparationStep, total: int | None = None) -> Preparing:
         told = [process.steps[step] for process in self._processes if step in process.steps]
         total = sum(part.total for part in told) if total is None else total
         return Preparing(step=step, done=sum(part.done for part in told), total=total)
@@ -157,7 +164,7 @@ class Share:
     @property
     def has_preloaded(self) -> bool:
         """Whether any process has begun to."""
-        return any(Step.PRELOAD in process.steps for process in self._processes)
+        return any(PreparationStep.PRELOAD in process.steps for process in self._processes)
 
     @property
     def preloaded(self) -> Preloaded | None:
@@ -247,4 +254,4 @@ def _merge_same_seconds(parts: Iterable[IntervalMetrics]) -> list[IntervalMetric
     seconds: dict[tuple[int, int, int], list[IntervalMetrics]] = {}
     for part in parts:
         seconds.setdefault((part.first, part.last, part.stage), []).append(part)
-    return [merge_intervals(group, Merge.PEERS) for _, group in sorted(seconds.items())]
+    return [merge_intervals(group, Merge.PARALLEL) for _, group in sorted(seconds.items())]

@@ -33,9 +33,9 @@ from common.protocol.messages import (
     Assignment,
     Failed,
     FailureKind,
+    PreparationStep,
     Prepared,
     Preparing,
-    Step,
     WorkerFinal,
     WorkerMetrics,
     WorkerPrepare,
@@ -128,7 +128,7 @@ def _keep_freed_memory() -> None:
 def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     sent: Preparing | None = None
 
-    def on_progress(step: Step, done: int, total: int) -> None:
+    def on_progress(step: PreparationStep, done: int, total: int) -> None:
         nonlocal sent
         progress = Preparing(step=step, done=done, total=total)
         if progress != sent:
@@ -141,8 +141,10 @@ def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
             raise FleetError("it stopped preparing, because its agent did not renew its lease")
 
     # Before connections are opened, because they would be idle meanwhile.
-    preloaded = preload(preload_tasks(assignment), assignment.plan.target, partial(on_progress, Step.PRELOAD))
-    connections_open = run.open(partial(on_progress, Step.CONNECTIONS))
+    preloaded = preload(
+        preload_tasks(assignment), assignment.plan.target, partial(on_progress, PreparationStep.PRELOAD)
+    )
+    connections_open = run.open(partial(on_progress, PreparationStep.CONNECTIONS))
     # All present objects live until the end. Freezing them keeps full collections, which pause all threads, short.
     gc.collect()
     gc.freeze()

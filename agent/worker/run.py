@@ -194,7 +194,7 @@ class WorkerRun:
 
     def _quotas(self, takeover: TakeOver | None) -> dict[int, int | None]:
         """How many operations each worker may issue, by worker number."""
-        left = dict(takeover.left or ()) if takeover else {}
+        left = dict(takeover.remaining or ()) if takeover else {}
         quotas: dict[int, int | None] = {}
         for share in self._shares:
             workers = self._plan.pools[share.group].workers_per_pool

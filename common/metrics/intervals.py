@@ -1,10 +1,10 @@
 """The metrics in a frame, and their merging.
 
 All metrics are deltas, except the gauges `open_peak` and `wanted` of `ConnectionMetrics`, and the busiest process and
-the hold-ups in `GeneratorMetrics`. Only these exceptions differ between the two merges:
+the delays in `GeneratorMetrics`. Only these exceptions differ between the two merges:
 
-- `PEERS` merges the same seconds of different processes or agents: gauges add up, and the busiest process counts.
-- `NEIGHBOURS` merges consecutive seconds of the same process: the larger gauge counts, and times add up.
+- `PARALLEL` merges the same seconds of different processes or agents: gauges add up, and the busiest process counts.
+- `CONSECUTIVE` merges consecutive seconds of the same process: the larger gauge counts, and times add up.
 
 Counts and histograms add up exactly in both.
 """
@@ -44,10 +44,10 @@ STALL_NS = 250_000_000
 
 
 class Merge(enum.Enum):
-    """How merged metrics relate: the same seconds (PEERS), or consecutive seconds (NEIGHBOURS)."""
+    """How merged metrics relate: the same seconds (PARALLEL), or consecutive seconds (CONSECUTIVE)."""
 
-    PEERS = "peers"
-    NEIGHBOURS = "neighbours"
+    PARALLEL = "parallel"
+    CONSECUTIVE = "consecutive"
 
 
 class Metrics(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -160,7 +160,7 @@ class PoolMetrics(Metrics, frozen=True, kw_only=True):
     deliveries: DeliveryMetrics = DeliveryMetrics()
 
 
-class HoldUps(Metrics, frozen=True, kw_only=True):
+class GeneratorDelays(Metrics, frozen=True, kw_only=True):
     """What kept worker processes from running during an interval.
 
     allowed_ns: CPU time that the CPU quota allowed, 0 without a quota. quota_used_ns: CPU time of all processes under
@@ -189,7 +189,8 @@ class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
     watched while the load was on. busiest_cpu_ns: CPU time in `watched_ns` of the process that used most; divided by
     `watched_ns`, it is a share of one core. busiest_loop_ns: busy time in `watched_ns` of the busiest event loop.
     core_share_max: the largest share of one core that any process used over a whole second. loop_lag: how long event
-    loops were busy at a stretch, in ns. hold_ups: None if the agent's release does not report them.
+    loops were busy at a stretch, in ns. delays: "hold_ups" on the wire; None if the agent's release does not report
+    them.
     """
 
     cpu_ns: Tally = 0
@@ -198,7 +199,7 @@ class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
     busiest_loop_ns: Tally = 0
     core_share_max: Share = 0.0
     loop_lag: Histogram = EMPTY
-    hold_ups: HoldUps | None = None
+    delays: GeneratorDelays | None = msgspec.field(default=None, name="hold_ups")
 
 
 class SecondMetrics(Metrics, frozen=True, kw_only=True):
@@ -354,7 +355,7 @@ def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
 def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
     """All connection events of all parts; `how` decides how gauges merge."""
     parts = list(parts)
-    along: Callable[[list[int]], int] = sum if how is Merge.PEERS else max
+    along: Callable[[list[int]], int] = sum if how is Merge.PARALLEL else max
     return _merge_connection_fields(
         parts,
         open_peak=along([0, *(part.open_peak for part in parts)]),
@@ -381,7 +382,7 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
 def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> GeneratorMetrics:
     """The cost of all parts together. Among peers, the busiest process of each second counts."""
     parts = list(parts)
-    along: Callable[[list[int]], int] = max if how is Merge.PEERS else sum
+    along: Callable[[list[int]], int] = max if how is Merge.PARALLEL else sum
     return GeneratorMetrics(
         cpu_ns=sum(part.cpu_ns for part in parts),
         watched_ns=along([0, *(part.watched_ns for part in parts)]),
@@ -389,18 +390,18 @@ def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> Generator
         busiest_loop_ns=along([0, *(part.busiest_loop_ns for part in parts)]),
         core_share_max=max((part.core_share_max for part in parts), default=0.0),
         loop_lag=Histogram.merge(part.loop_lag for part in parts),
-        hold_ups=merge_hold_ups((part.hold_ups for part in parts), how),
+        delays=merge_delays((part.delays for part in parts), how),
     )
 
 
-def merge_hold_ups(parts: Iterable[HoldUps | None], how: Merge) -> HoldUps | None:
-    """The hold-ups of all parts that report them; None if no part does."""
+def merge_delays(parts: Iterable[GeneratorDelays | None], how: Merge) -> GeneratorDelays | None:
+    """The delays of all parts that report them; None if no part does."""
     reported = [part for part in parts if part is not None]
     if not reported:
         return None
-    along: Callable[[Iterable[int]], int] = max if how is Merge.PEERS else sum
+    along: Callable[[Iterable[int]], int] = max if how is Merge.PARALLEL else sum
     longest = max(reported, key=lambda part: (part.stall_max_ns, part.stall_at_ns))
-    return HoldUps(
+    return GeneratorDelays(
         allowed_ns=along(part.allowed_ns for part in reported),
         quota_used_ns=along(part.quota_used_ns for part in reported),
         quota_periods=along(part.quota_periods for part in reported),
@@ -423,7 +424,7 @@ def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[Interv
 def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, ...]:
     """One interval for each stage, with the metrics of each of its seconds. parts: intervals of one second."""
     joined = []
-    for stage in merge_by_stage(parts := list(parts), Merge.NEIGHBOURS):
+    for stage in merge_by_stage(parts := list(parts), Merge.CONSECUTIVE):
         of_stage = [part for part in parts if part.stage == stage.stage]
         seconds = tuple(map(SecondMetrics.of, of_stage)) if len(of_stage) > 1 else ()
         joined.append(msgspec.structs.replace(stage, seconds=seconds))
@@ -472,7 +473,7 @@ def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[Inter
         if size + more > most_bytes and piece != nothing:
             yield piece
             piece, size = nothing, size_of(nothing)
-        pools = merge_named((piece.pools, {name: part}), lambda pools: merge_pools(pools, Merge.NEIGHBOURS))
+        pools = merge_named((piece.pools, {name: part}), lambda pools: merge_pools(pools, Merge.CONSECUTIVE))
         piece, size = msgspec.structs.replace(piece, pools=pools), size + more
     yield piece
 

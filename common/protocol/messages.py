@@ -84,7 +84,7 @@ class FailureKind(enum.Enum):
     AGENT = "agent"
 
 
-class Step(enum.Enum):
+class PreparationStep(enum.Enum):
     """What a preparing agent is doing. Values are shown to people."""
 
     PRELOAD = "preloading"
@@ -232,7 +232,7 @@ class Preparing(Message, frozen=True, kw_only=True):
     """Progress of a step: (done, total) of the preload's answered commands, or of opened connections. Counts commands
     instead of keys, because a single list may take millions of commands."""
 
-    step: Step
+    step: PreparationStep
     done: Tally
     total: Tally
 
@@ -252,8 +252,8 @@ class Failed(Message, frozen=True, kw_only=True):
     reason: str
 
 
-class PoolLeft(NamedTuple):
-    """How many operations a pool may still issue. number: as in `PoolShare`."""
+class PoolRemainder(NamedTuple):
+    """How many operations a pool still has to issue. number: as in `PoolShare`."""
 
     number: Tally
     operations: Tally
@@ -261,11 +261,11 @@ class PoolLeft(NamedTuple):
 
 class TakeOver(msgspec.Struct, frozen=True, kw_only=True):
     """The point at which an agent continues the share of a lost agent. from_ns: how long after the start instant;
-    operations that were due earlier are not sent. left: for each pool of the share; None if the plan has no number of
-    requests."""
+    operations that were due earlier are not sent. remaining: for each pool of the share, "left" on the wire; None if
+    the plan has no number of requests."""
 
     from_ns: Tally
-    left: tuple[PoolLeft, ...] | None = None
+    remaining: tuple[PoolRemainder, ...] | None = msgspec.field(default=None, name="left")
 
 
 class Start(Message, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""From the records of a run to figures: the aggregate, the ledger, stages, and the verdict. Pure."""
+"""Computes the figures of a run from its records: the aggregate, the ledger, stages, and the verdict. Pure."""

@@ -56,12 +56,12 @@ class Backlog:
         return backlog if backlog > (_DEVIATIONS * due**0.5 if is_poisson else 0) else 0
 
     def _due(self, until_ns: int) -> int:
-        line, opened = self._run.line, self._run.opened
-        leg = line.legs[line.at(until_ns)]
+        timeline, opened = self._run.timeline, self._run.opened
+        leg = timeline.legs[timeline.at(until_ns)]
         due = ceil(leg.due_before + leg.due(until_ns))
         if opened is None or opened.plan.load.requests is None:
             return due
-        warmup = next((ceil(leg.due_before) for leg in line.legs if leg.measured), 0)
+        warmup = next((ceil(leg.due_before) for leg in timeline.legs if leg.measured), 0)
         return min(due, warmup + opened.plan.load.requests)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from common.metrics.histogram import Histogram
-from common.metrics.intervals import LATE_SEND_NS, HoldUps, Merge, merge_hold_ups
+from common.metrics.intervals import LATE_SEND_NS, GeneratorDelays, Merge, merge_delays
 from common.plan.schema import Driver
 from common.units import NS_PER_S, counted
 from coordinator.analysis.leg_results import StageResult
@@ -56,20 +56,20 @@ def busiest_agent(stages: Iterable[StageTally]) -> BusyTime:
     return max(busy_times(stages).values(), key=lambda busy: busy.core_share, default=BusyTime())
 
 
-def hold_ups_by_agent(stages: Iterable[StageTally]) -> dict[str, HoldUps]:
+def delays_by_agent(stages: Iterable[StageTally]) -> dict[str, GeneratorDelays]:
     """Return throttling and stalls of each agent over these stages, by agent id; without agents whose release does not
     report them."""
-    by_agent: dict[str, list[HoldUps | None]] = {}
+    by_agent: dict[str, list[GeneratorDelays | None]] = {}
     for stage in stages:
-        for agent_id, hold_ups in stage.hold_ups.items():
-            by_agent.setdefault(agent_id, []).append(hold_ups)
-    merged = {agent_id: merge_hold_ups(parts, Merge.NEIGHBOURS) for agent_id, parts in by_agent.items()}
-    return {agent_id: hold_ups for agent_id, hold_ups in merged.items() if hold_ups is not None}
+        for agent_id, delays in stage.delays.items():
+            by_agent.setdefault(agent_id, []).append(delays)
+    merged = {agent_id: merge_delays(parts, Merge.CONSECUTIVE) for agent_id, parts in by_agent.items()}
+    return {agent_id: delays for agent_id, delays in merged.items() if delays is not None}
 
 
-def throttled_share(hold_ups: HoldUps) -> float:
+def throttled_share(delays: GeneratorDelays) -> float:
     """Return the share of the quota's periods in which the agent was throttled."""
-    return hold_ups.throttled_periods / hold_ups.quota_periods if hold_ups.quota_periods else 0.0
+    return delays.throttled_periods / delays.quota_periods if delays.quota_periods else 0.0
 
 
 def generator_limits(run: Aggregate, stages: tuple[StageResult, ...]) -> Iterator[str]:
@@ -99,13 +99,13 @@ def generator_delay(stages: Iterable[StageResult]) -> str | None:
 
 def _throttled(stage: StageResult) -> str | None:
     """Return the agent that its quota throttled most; None if no agent was throttled for long enough."""
-    shares = {agent_id: throttled_share(hold_ups) for agent_id, hold_ups in stage.tally.hold_ups.items()}
+    shares = {agent_id: throttled_share(delays) for agent_id, delays in stage.tally.delays.items()}
     worst = max(shares, key=lambda agent_id: shares[agent_id], default=None)
     return worst if worst is not None and shares[worst] >= DELAYED_SHARE else None
 
 
 def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
-    found, watched_ns = stage.tally.hold_ups[agent_id], stage.tally.busy[agent_id].watched_ns
+    found, watched_ns = stage.tally.delays[agent_id], stage.tally.busy[agent_id].watched_ns
     cores = round(found.allowed_ns / watched_ns, 2) if watched_ns else 0.0
     quota = f" of {cores:g} {'core' if cores == 1 else 'cores'}" if cores else ""
     is_late, late = _late(stage)
@@ -120,7 +120,7 @@ def _throttled_text(stage: StageResult, agent_id: str, where: str) -> str:
 def _stalled(stage: StageResult) -> str | None:
     """Return the agent with the longest stall; None if that stall is too short to report. Short stalls do not count if
     a quota throttled the agent, because throttling causes stalls."""
-    stalls = {agent_id: found for agent_id, found in stage.tally.hold_ups.items() if found.stall_max_ns}
+    stalls = {agent_id: found for agent_id, found in stage.tally.delays.items() if found.stall_max_ns}
     worst = max(stalls, key=lambda agent_id: stalls[agent_id].stall_max_ns, default=None)
     if worst is None or stalls[worst].stall_max_ns >= STALL_MAX_NS:
         return worst
@@ -131,7 +131,7 @@ def _stalled(stage: StageResult) -> str | None:
 
 def _stalled_text(stage: StageResult, agent_id: str, where: str) -> str:
     is_late, late = _late(stage)
-    began_s = stage.tally.hold_ups[agent_id].stall_at_ns / NS_PER_S
+    began_s = stage.tally.delays[agent_id].stall_at_ns / NS_PER_S
     return (
         f"A worker process of agent {agent_id} did not run for {_stall_s(stage, agent_id):.1f} s, from {began_s:.1f} s "
         f"on{where}{f', and {late}' if is_late else ''}: it was stopped, or its machine was suspended, overloaded or "
@@ -140,7 +140,7 @@ def _stalled_text(stage: StageResult, agent_id: str, where: str) -> str:
 
 
 def _stall_s(stage: StageResult, agent_id: str) -> float:
-    return stage.tally.hold_ups[agent_id].stall_max_ns / NS_PER_S
+    return stage.tally.delays[agent_id].stall_max_ns / NS_PER_S
 
 
 def _late(stage: StageResult) -> tuple[bool, str]:

@@ -162,7 +162,7 @@ def preload_mismatch(run: Aggregate) -> Iterator[str]:
 
 
 def preload_text(preload: PreloadSummary) -> str:
-    """One line for people."""
+    """Return one line for the report."""
     sizes = "DBSIZE not reported"
     if preload.dbsize_before is not None and preload.dbsize_after is not None:
         sizes = f"DBSIZE {preload.dbsize_before:,} before, {preload.dbsize_after:,} after"
@@ -187,7 +187,7 @@ def clean_up_of(run: Aggregate) -> CleanUpSummary | None:
 
 
 def clean_up_text(done: CleanUpSummary, run_id: str = "") -> str:
-    """One line for people. run_id: of a run that has ended, and may be resumed to delete the rest."""
+    """Return one line for the report. run_id: of a run that has ended, and can be resumed to delete the rest."""
     left = "unknown how many are left" if done.left is None else f"{done.left:,} left"
     why = f": {done.error}" if done.error else ""
     hint = f"; `coordinator start --resume {run_id}` deletes the rest" if run_id and done.left != 0 else ""

@@ -47,7 +47,7 @@ from common.plan.planned_commands import plan_templates
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.totals.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import unassigned_shares
-from coordinator.journal.records import NodeCounted, Reading, ServerCounted
+from coordinator.journal.records import CountersRead, NodeCounters, Reading
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,7 +151,7 @@ def _row(template: Template, gained: Mapping[str, int]) -> str:
     return name
 
 
-def _calls_gained(readings: Mapping[Reading, ServerCounted]) -> tuple[dict[str, int] | None, str | None]:
+def _calls_gained(readings: Mapping[Reading, CountersRead]) -> tuple[dict[str, int] | None, str | None]:
     """Return (calls that each command gained, None), or (None, why that is not known)."""
     before, after = readings.get(Reading.BEFORE), readings.get(Reading.AFTER)
     for when, reading in ((Reading.BEFORE, before), (Reading.AFTER, after)):
@@ -176,14 +176,14 @@ def _calls_gained(readings: Mapping[Reading, ServerCounted]) -> tuple[dict[str, 
     return dict(gained), None
 
 
-def _nodes(reading: ServerCounted) -> dict[str, NodeCounted]:
+def _nodes(reading: CountersRead) -> dict[str, NodeCounters]:
     """Return the nodes by name. A reading of an earlier release has one server, without a name."""
     if not reading.nodes:
-        return {"": NodeCounted(name="", role="", run_id=reading.server_run_id, calls=reading.calls)}
+        return {"": NodeCounters(name="", role="", run_id=reading.server_run_id, calls=reading.calls)}
     return {node.name: node for node in reading.nodes}
 
 
-def _node_change(then: Mapping[str, NodeCounted], now: Mapping[str, NodeCounted]) -> str:
+def _node_change(then: Mapping[str, NodeCounters], now: Mapping[str, NodeCounters]) -> str:
     """Return which node joined, left, was restarted or changed its role, as a clause; "" if no node did."""
     for name in (*then, *now):
         if name not in now or name not in then:

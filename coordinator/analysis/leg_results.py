@@ -58,11 +58,11 @@ def stage_results(run: Aggregate, ledger: Ledger) -> tuple[StageResult, ...]:
     batches_in_flight = max(workload.pipeline, workload.transaction, 1) * (
         run.opened.threads_total if run.opened else 1
     )
-    lengths_ns = run.line.lengths_ns(round(run.duration_s * NS_PER_S))
+    lengths_ns = run.timeline.lengths_ns(round(run.duration_s * NS_PER_S))
     last = max((number for number, length_ns in enumerate(lengths_ns) if length_ns), default=0)
     never_ended = ledger.issued - sum(tally.operations for tally in run.stages)
     results = []
-    for number, (leg, tally, length_ns) in enumerate(zip(run.line.legs, run.stages, lengths_ns, strict=True)):
+    for number, (leg, tally, length_ns) in enumerate(zip(run.timeline.legs, run.stages, lengths_ns, strict=True)):
         issued = tally.operations + (never_ended if number == last else 0)
         results.append(
             StageResult(

@@ -99,7 +99,7 @@ class ShownSeconds:
     @property
     def mean_ops_per_s(self) -> float:
         """Successful operations in all complete rows without the warmup, per second of the load."""
-        complete, legs = self.complete, self._run.line.legs
+        complete, legs = self.complete, self._run.timeline.legs
         first = ceil(next((leg.begin_ns for leg in legs if leg.measured), 0) / NS_PER_S)
         if not complete or complete[-1] < first:
             return 0.0
@@ -110,13 +110,13 @@ class ShownSeconds:
 
     def row(self, number: int) -> ShownSecond:
         """Return the row that begins with this second, one of `numbers`."""
-        line, is_last, drains = self._run.line, number == self._last, number > self._last
+        timeline, is_last, drains = self._run.timeline, number == self._last, number > self._last
         folded = range(number, self._added_through + 1 if is_last else number + 1)
         found = [second for each in folded if (second := self._run.seconds.get(each)) is not None]
         length_s = self._end_s - number if is_last and self._end_s is not None else 1.0
         begin_ns = number * NS_PER_S
         end_ns = begin_ns + round(length_s * NS_PER_S)
-        legs = line.legs[line.at(begin_ns) : line.at(end_ns - 1) + 1]
+        legs = timeline.legs[timeline.at(begin_ns) : timeline.at(end_ns - 1) + 1]
         due = float(sum(leg.due(end_ns) - leg.due(begin_ns) for leg in legs))
         return ShownSecond(
             number=number,
@@ -130,7 +130,7 @@ class ShownSeconds:
 
     @cached_property
     def _backlog(self) -> Backlog | None:
-        return Backlog(self._run) if any(leg.is_open for leg in self._run.line.legs) else None
+        return Backlog(self._run) if any(leg.is_open for leg in self._run.timeline.legs) else None
 
     def _load_until_ns(self, end_ns: int) -> int:
         return end_ns if self._end_s is None else min(end_ns, round(self._end_s * NS_PER_S))
@@ -173,8 +173,8 @@ def _load_end_s(run: Aggregate, has_ended: bool, stopped_s: float | None) -> flo
         end_s = max(final.ran_ns for final in finals) / NS_PER_S
     elif stopped_s is not None:
         end_s = stopped_s
-    elif run.line.end_ns is not None:
-        end_s = run.line.end_ns / NS_PER_S
+    elif run.timeline.end_ns is not None:
+        end_s = run.timeline.end_ns / NS_PER_S
     else:
         return None
     end_s = float(round(end_s)) if abs(end_s - round(end_s)) < _WHOLE else end_s

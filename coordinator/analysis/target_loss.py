@@ -24,7 +24,7 @@ from math import ceil
 from common.metrics.intervals import merge_counts
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.totals.tallies import Second
-from coordinator.journal.records import Reading, ServerCounted
+from coordinator.journal.records import CountersRead, Reading
 
 LONG_S = 3.0
 LONG_SHARE = 0.1
@@ -58,7 +58,7 @@ class TargetLoss:
         return f"the target was lost in {when} and did not come back: {kinds}"
 
 
-def target_loss(run: Aggregate, load_s: float, after: ServerCounted | None) -> TargetLoss | None:
+def target_loss(run: Aggregate, load_s: float, after: CountersRead | None) -> TargetLoss | None:
     """Return how the target was lost, or None. after: the reading of its counters after the load."""
     last = max((number for number, second in run.seconds.items() if second.ok), default=-1)
     later = {number: second for number, second in run.seconds.items() if number > last}

@@ -17,11 +17,11 @@ from math import ceil
 
 from common.plan.schema import Arrivals, Plan
 from common.plan.timeline import Leg
-from common.protocol.messages import PoolLeft, PoolShare
+from common.protocol.messages import PoolRemainder, PoolShare
 from common.units import NS_PER_S, counted
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.totals.tallies import AgentTally
-from coordinator.journal.records import AgentEnd
+from coordinator.journal.records import AgentOutcome
 
 _NAMED = 3
 """Shares to name in a sentence, because a fleet may have hundreds."""
@@ -79,19 +79,19 @@ def share_owners(run: Aggregate, agent_id: str) -> list[AgentTally]:
     return found
 
 
-def remaining_requests(run: Aggregate, agent_id: str) -> tuple[PoolLeft, ...] | None:
+def remaining_requests(run: Aggregate, agent_id: str) -> tuple[PoolRemainder, ...] | None:
     """Return how many requests each pool of a share still has to send; None for a plan without a number of requests.
     Reports are by pool group, so the rest of a group is divided evenly among its pools."""
     if run.opened is None or run.opened.plan.load.requests is None:
         return None
     plan, requests, total = run.opened.plan, run.opened.plan.load.requests, run.opened.threads_total
     had = share_owners(run, agent_id)
-    left: list[PoolLeft] = []
+    left: list[PoolRemainder] = []
     for number, group in enumerate(plan.pools):
         pools = [share for share in had[0].facts.pools if share.group == number]
         quota = sum(quota_of_thread(requests, thread, total) for thread in threads_of(plan, pools))
         rest = max(0, quota - sum(agent.measured[group.name] for agent in had))
-        left += [PoolLeft(share.number, quota_of_thread(rest, at, len(pools))) for at, share in enumerate(pools)]
+        left += [PoolRemainder(share.number, quota_of_thread(rest, at, len(pools))) for at, share in enumerate(pools)]
     return tuple(left)
 
 
@@ -141,9 +141,9 @@ def _load_end_ns(run: Aggregate) -> int:
     with the last one, but operations were due until the planned end. While a run goes on, its end so far counts."""
     assert run.started is not None
     ends_ns = []
-    if run.line.end_ns is not None:
-        ends_ns.append(run.line.end_ns)
-    if run.line.end_ns is None or run.closed is None:
+    if run.timeline.end_ns is not None:
+        ends_ns.append(run.timeline.end_ns)
+    if run.timeline.end_ns is None or run.closed is None:
         ends_ns.append(round(run.duration_s * NS_PER_S))
     if (stop := run.load_stop) is not None:
         ends_ns.append(max(0, stop.at_ns - run.started.t0_ns))
@@ -156,7 +156,7 @@ def _ended_early(run: Aggregate, agent: AgentTally, end_ns: int) -> bool:
         return False
     final = agent.end.final
     if final is None:
-        return agent.end.state is AgentEnd.LOST
+        return agent.end.state is AgentOutcome.LOST
     if run.opened.plan.load.requests is not None:
         return bool(final.reason) and run.load_stop is None
     return final.ran_ns + NS_PER_S < end_ns
@@ -175,9 +175,9 @@ def _missing(run: Aggregate, agent: AgentTally, until_ns: int, *, succeeded: boo
             count
             for owner in share_owners(run, agent.facts.agent_id)
             for leg, count in owner.due_known.items()
-            if run.line.legs[leg].measured
+            if run.timeline.legs[leg].measured
         )
-        return Counter({run.line.at(max(until_ns - 1, 0)): max(0, quota - known)})
+        return Counter({run.timeline.at(max(until_ns - 1, 0)): max(0, quota - known)})
     from_ns = next((each.from_ns for each in run.takeovers if each.agent.agent_id == agent.facts.agent_id), 0)
     due = _due_in_share(run, agent, (from_ns, until_ns))
     return Counter({number: max(0, count - agent.due_known[number]) for number, count in due.items()})
@@ -191,7 +191,7 @@ def _due_in_share(run: Aggregate, agent: AgentTally, span_ns: tuple[int, int]) -
     return Counter(
         {
             number: _due_in(leg, threads, total, span_ns, is_poisson=is_poisson)
-            for number, leg in enumerate(run.line.legs)
+            for number, leg in enumerate(run.timeline.legs)
             if leg.is_open and leg.begin_ns < span_ns[1]
         }
     )

@@ -4,8 +4,8 @@ continue it. Pure.
     the journal ends with          the run had reached
     RunOpened                      the first reading of the counters: no load yet, the run can only be started again
     RunStarted, frames             the load
-    the last agent's AgentNoted    the second reading of the counters
-    ServerCounted(after)           the clean-up if the plan has one, or else the last record
+    the last agent's AgentEnded    the second reading of the counters
+    CountersRead(after)           the clean-up if the plan has one, or else the last record
     CleanedUp                      the last record
 
 A running coordinator has a lock on the journal, and a coordinator that failed has written the reason. Otherwise the

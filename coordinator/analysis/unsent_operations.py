@@ -150,8 +150,8 @@ def _never_opened(run: Aggregate, _: _TimeSpent) -> str:
 
 
 def _generator(run: Aggregate, spent: _TimeSpent) -> str:
-    if held_up := generator_delay(spent.stages):
-        return held_up
+    if delay := generator_delay(spent.stages):
+        return delay
     return "the generator was the limit" if any(generator_limits(run, tuple(spent.stages))) else ""
 
 

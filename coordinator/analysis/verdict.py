@@ -142,7 +142,7 @@ def _unaccounted(evidence: Evidence) -> Iterator[str]:
     )
 
 
-def _share_uncarried(evidence: Evidence) -> Iterator[str]:
+def _share_unassigned(evidence: Evidence) -> Iterator[str]:
     if sentence := unassigned_sentence(evidence.run):
         yield sentence
 
@@ -208,7 +208,7 @@ def _machine_busy(evidence: Evidence) -> Iterator[str]:
     yield f"{found}: the generator, or another program on the machine, may have been the limit."
 
 
-def _loop_held_up(evidence: Evidence) -> Iterator[str]:
+def _loop_blocked(evidence: Evidence) -> Iterator[str]:
     worst = max((agent.end.lag_ms_max for agent in evidence.agents if agent.end), default=0.0)
     if worst > LOOP_LAG_MS:
         yield f"An agent's own loop was blocked for {worst:,.0f} ms: its machine was overloaded or suspended."
@@ -304,7 +304,7 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.INVALID, _server_did_less),
     (Level.SUSPECT, _never_closed),
     (Level.SUSPECT, _agents_lost),
-    (Level.SUSPECT, _share_uncarried),
+    (Level.SUSPECT, _share_unassigned),
     (Level.SUSPECT, _workers_lost),
     (Level.SUSPECT, _not_drained),
     (Level.SUSPECT, _unaccounted),
@@ -313,7 +313,7 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.SUSPECT, _connections_missing),
     (Level.SUSPECT, _generator_busy),
     (Level.SUSPECT, _machine_busy),
-    (Level.SUSPECT, _loop_held_up),
+    (Level.SUSPECT, _loop_blocked),
     (Level.SUSPECT, _started_apart),
     (Level.SUSPECT, _clocks_apart),
     (Level.SUSPECT, _rate_missed),

@@ -1,4 +1,4 @@
-"""The report of a comparison as text. It fits the terminal, and needs none."""
+"""The report of a comparison as text. It fits the terminal, and also works without one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run_line(run: ComparedRun) -> str:
 
 def _head(comparison: Comparison) -> Table:
     outcome = as_text(comparison.outcome.value, style=OUTCOME_STYLES[comparison.outcome])
-    outcome.append(f": {comparison.rounds} of {counted(comparison.rounds_wanted, 'round')} whole", style="default")
+    outcome.append(f": {comparison.rounds} of {counted(comparison.rounds_wanted, 'round')} complete", style="default")
     if comparison.reason:
         outcome.append(f"; {comparison.reason}", style="default")
     target, load = comparison.target, comparison.load
@@ -102,7 +102,7 @@ def _runs(comparison: Comparison) -> FittedTable:
         )
     if not all(run.counts for run in comparison.runs):
         left_out = ", ".join(_name(run) for run in comparison.runs if not run.counts)
-        table.caption = f"not compared, because its round is not whole: {left_out}"
+        table.caption = f"not compared, because its round is not complete: {left_out}"
     return table
 
 
@@ -116,10 +116,10 @@ _COST_COLUMNS = (
 
 
 def _costs(comparison: Comparison, totals: Cost) -> FittedTable:
-    kind = "least..greatest" if comparison.spread is SpreadKind.RANGE else "quartiles"
+    kind = "min..max" if comparison.spread is SpreadKind.RANGE else "quartiles"
     title = f"What redis-py costs: median ({kind}) of {counted(comparison.rounds, 'round')}"
     table = FittedTable(title, _COST_COLUMNS, elsewhere=COMPARISON_FILE)
-    table.caption = "what redis-py adds is the difference of the two runs of a round"
+    table.caption = "redis-py adds: the difference between the two runs of a round"
     for name, cost in comparison.commands.items():
         _add_rows(table, name, cost)
     _add_rows(table, "Totals", totals)
@@ -168,7 +168,7 @@ def _verdicts(comparison: Comparison) -> Text:
 def _in_words(cpu: Pair) -> str:
     return (
         f"an operation takes {_us(cpu.client.median)} us with client and {_us(cpu.wire.median)} us with wire: redis-py "
-        f"adds {_us(cpu.difference.median)} us (of all that worker processes do for the load)"
+        f"adds {_us(cpu.difference.median)} us (CPU time of worker processes)"
     )
 
 

@@ -143,8 +143,8 @@ def _of_latency(stats: Stats | None, kind: LatencyKind, at: Callable[[Quantiles]
 
 def _latency(stats: Stats, kind: LatencyKind) -> Quantiles | None:
     """Return None without successful operations: its zeros are no latencies."""
-    told = stats.latency_us.response if kind is LatencyKind.RESPONSE else stats.latency_us.service
-    return told if told is not None and told.count else None
+    found = stats.latency_us.response if kind is LatencyKind.RESPONSE else stats.latency_us.service
+    return found if found is not None and found.count else None
 
 
 def _pair(rounds: Sequence[tuple[Summary, Summary]], figure: Figure) -> Pair | None:

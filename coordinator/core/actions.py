@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.protocol.messages import Envelope
-from coordinator.journal.records import AnyRecord, CleanedUp, Outcome, Reading, ServerCounted
+from coordinator.journal.records import AnyRecord, CleanedUp, CountersRead, Outcome, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class LocalAgentExited:
 class Counted:
     """The server's own counters were read, as `ReadServer` asked."""
 
-    record: ServerCounted
+    record: CountersRead
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ from coordinator.core.run_state import RunState
 from coordinator.core.setup import negotiated, refusal
 from coordinator.core.transitions import OVER_BUT_OPEN, TAKES_RESULTS, UNDER_WAY, Phase
 from coordinator.journal.frame_checks import AHEAD_S, FrameLimits
-from coordinator.journal.records import AgentEnd, FrameAccepted, WorkerNoted
+from coordinator.journal.records import AgentOutcome, FrameAccepted, WorkerDied
 
 REPEAT_AFTER_NS = NS_PER_S
 LOADS = (AgentState.PREPARED, AgentState.RUNNING, AgentState.DRAINING)
@@ -302,8 +302,8 @@ class Conversation:
             return []
         self._registry.lose_worker(member, lost.process)
         reason = clipped(lost.reason) or f"worker process {lost.process} ended"
-        self._state.ending.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
-        noted = WorkerNoted(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
+        self._state.outcome_tracker.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
+        noted = WorkerDied(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
         return [Write(noted), Note(f"agent {member.agent_id}: {reason}", trouble=True, of_agent=True)]
 
     def _final(self, member: Member, final: Final, now_ns: int) -> list[Action]:
@@ -325,8 +325,8 @@ class Conversation:
             if final.reason:
                 self._state.note_lost(member)
             lost_before = len(member.workers_lost)
-            self._state.ending.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
-            return [Write(member.noted(AgentEnd.FINISHED, final.reason)), self.to(member, FinalAck())]
+            self._state.outcome_tracker.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
+            return [Write(member.noted(AgentOutcome.FINISHED, final.reason)), self.to(member, FinalAck())]
         self._registry.finish(member, final, now_ns)
         return [self.to(member, FinalAck())]
 
@@ -347,7 +347,7 @@ class Conversation:
             return []
         self._state.note_lost(member)
         return [
-            Write(member.noted(AgentEnd.LOST, why)),
+            Write(member.noted(AgentOutcome.LOST, why)),
             Note(f"agent {member.agent_id} on {member.host} is lost: {why}", trouble=True, of_agent=True),
         ]
 

@@ -40,9 +40,18 @@ import enum
 from dataclasses import dataclass, field
 
 from common.lifecycle import Lifecycle
-from common.protocol.messages import AgentState, Assignment, Final, PoolShare, Preloaded, Preparing, Step, TakeOver
+from common.protocol.messages import (
+    AgentState,
+    Assignment,
+    Final,
+    PoolShare,
+    Preloaded,
+    PreparationStep,
+    Preparing,
+    TakeOver,
+)
 from common.units import NS_PER_S
-from coordinator.journal.records import AgentEnd, AgentFacts, AgentNoted
+from coordinator.journal.records import AgentEnded, AgentFacts, AgentOutcome
 
 LOST_AFTER_NS = 4 * NS_PER_S
 """An agent sends a heartbeat every second or two. After this much silence, it or its connection is gone."""
@@ -215,7 +224,7 @@ class Member:
     final: Final | None = None
     dealt: tuple[PoolShare, ...] = ()
     workers_lost: set[int] = field(default_factory=set)
-    steps: dict[Step, Preparing] = field(default_factory=dict)
+    steps: dict[PreparationStep, Preparing] = field(default_factory=dict)
     progressed_ns: int = 0
     preloaded: Preloaded | None = None
     renewed_ns: int = 0
@@ -306,11 +315,11 @@ class Member:
             preloaded=self.preloaded,
         )
 
-    def noted(self, end: AgentEnd, reason: str) -> AgentNoted:
+    def noted(self, end: AgentOutcome, reason: str) -> AgentEnded:
         """The record of how its part ended."""
         figures = self.figures
         samples = figures.host_cpu_percents
-        return AgentNoted(
+        return AgentEnded(
             agent_id=self.agent_id,
             state=end,
             reason=reason,
@@ -321,5 +330,5 @@ class Member:
             cpu_percent_busiest=figures.cpu_percent_busiest,
             host_cpu_percent_mean=figures.host_cpu_percent_sum / samples if samples else None,
             lag_ms_max=figures.lag_ms_max,
-            left=self.state is MemberState.LEFT,
+            has_left=self.state is MemberState.LEFT,
         )

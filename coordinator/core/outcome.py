@@ -16,7 +16,7 @@ MOST_TROUBLES = 10
 
 
 @dataclass(slots=True)
-class Ending:
+class OutcomeTracker:
     """What happened on the way that the outcome must tell. aborted: why the run was given up, with its exit code."""
 
     interrupted: bool = False

@@ -22,10 +22,10 @@ from common.protocol.messages import (
     Hello,
     MetricsFrame,
     PoolShare,
+    PreparationStep,
     Prepared,
     Preparing,
     Proof,
-    Step,
     TakeOver,
 )
 from common.units import NS_PER_S, clipped
@@ -223,7 +223,7 @@ class Registry:
 
     def progress(self, member: Member, message: Preparing, now_ns: int) -> None:
         """It has come this far, and completed all earlier steps."""
-        for step in list(Step)[: list(Step).index(message.step)]:
+        for step in list(PreparationStep)[: list(PreparationStep).index(message.step)]:
             if step in member.steps:
                 member.steps[step] = msgspec.structs.replace(member.steps[step], done=member.steps[step].total)
         if member.steps.get(message.step) != message:

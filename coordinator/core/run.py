@@ -46,15 +46,15 @@ from coordinator.core.takeover import TakeOvers, reason_to_abort
 from coordinator.core.transitions import Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, Waiting
 from coordinator.journal.records import (
-    AgentEnd,
+    AgentOutcome,
     CleanedUp,
+    CountersRead,
     Outcome,
     Reading,
     RunClosed,
     RunStarted,
-    ServerCounted,
     StopDecided,
-    Stopping,
+    StopKind,
 )
 
 START_AHEAD_NS = 600_000_000
@@ -69,7 +69,7 @@ DEAF_NS = NS_PER_S
 """Ticks further apart than this: our process was stopped, and read no messages meanwhile."""
 DISMISS_NS = 3 * NS_PER_S
 """How long agents have to answer their dismissal."""
-AfterLoad = ServerCounted | CleanedUp
+AfterLoad = CountersRead | CleanedUp
 """What is written down once the load is over: the second reading of the server's counters, and what was deleted."""
 _COUNTS = {Phase.COUNTING: Reading.BEFORE, Phase.SETTLING: Reading.AFTER}
 
@@ -84,7 +84,7 @@ class Run:
         it. state: of a run that is resumed."""
         self.state = state or RunState(setup, now_ns)
         self._written = written or Aggregate()
-        self._counted_after: ServerCounted | None = None
+        self._counted_after: CountersRead | None = None
         self._talk = Conversation(self.state)
         self._waiting = Waiting(self.state)
         self._takeovers = TakeOvers(self.state, self._talk, self._written)
@@ -154,7 +154,7 @@ class Run:
         within the usual time are lost. after: what the journal has already of what follows the load. ended: the run has
         its end, and only results that agents kept are collected."""
         written = written or Aggregate()
-        stopped = any(stop.what is not Stopping.CLEAN_UP for stop in written.stops)
+        stopped = any(stop.what is not StopKind.CLEAN_UP for stop in written.stops)
         phase = Phase.COLLECTING if ended else Phase.DRAINING if stopped else Phase.RUNNING
         run = cls(setup, now_ns, written, RunState(setup, now_ns, phase, t0_ns))
         run._after = frozenset(type(record) for record in after)
@@ -167,7 +167,7 @@ class Run:
             if agent.left or agent.final is not None:
                 run.state.note_lost(member)
             if agent.final is not None:
-                run.state.ending.noted(agent.facts.agent_id, agent.final, stopped=stopped)
+                run.state.outcome_tracker.noted(agent.facts.agent_id, agent.final, stopped=stopped)
         if ended:
             run._leaves_keys = run._is_at_once = False
             if setup.plan.workload.clean_up is not CleanUp.NONE and CleanedUp not in run._after:
@@ -176,16 +176,16 @@ class Run:
 
     def _take_up(self, stop: StopDecided) -> None:
         """What a coordinator before us decided stands."""
-        self._leaves_keys = self._leaves_keys or stop.what is not Stopping.LOAD
-        if stop.what is Stopping.CLEAN_UP:
+        self._leaves_keys = self._leaves_keys or stop.what is not StopKind.LOAD
+        if stop.what is StopKind.CLEAN_UP:
             return
-        self._is_at_once = self._is_at_once or stop.what is Stopping.AT_ONCE
+        self._is_at_once = self._is_at_once or stop.what is StopKind.AT_ONCE
         self.state.stop(stop.at_ns)
         if stop.exit_code == EXIT_INTERRUPTED:
             self._interrupts += 1
-            self.state.ending.interrupt()
+            self.state.outcome_tracker.interrupt()
         else:
-            self.state.ending.abort(stop.reason, stop.exit_code)
+            self.state.outcome_tracker.abort(stop.reason, stop.exit_code)
 
     def _local_agent_exited(self, event: LocalAgentExited, now_ns: int) -> list[Action]:
         how = f"its process ended with exit code {event.exit_code}"
@@ -260,7 +260,7 @@ class Run:
         assert self.state.shares is not None
         return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(Reading.BEFORE)]
 
-    def _counted(self, record: ServerCounted, now_ns: int) -> list[Action]:
+    def _counted(self, record: CountersRead, now_ns: int) -> list[Action]:
         if record.when is not _COUNTS.get(self.state.phase):
             return []
         if self.state.phase is Phase.COUNTING:
@@ -270,7 +270,7 @@ class Run:
         self._counted_after = record = msgspec.structs.replace(record, writers=self._writers)
         return [Write(record), *self._settled(now_ns)]
 
-    def _start(self, record: ServerCounted, now_ns: int) -> list[Action]:
+    def _start(self, record: CountersRead, now_ns: int) -> list[Action]:
         t0_ns = now_ns + START_AHEAD_NS
         self.state.move(Trigger.COUNTED, now_ns)
         self.state.start(t0_ns)
@@ -313,7 +313,7 @@ class Run:
         self.state.move(Trigger.ALL_OVER, now_ns)
         # What deleted keys before us is in the server's counters by now: the earlier reading is the right one.
         cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
-        if cleans and ServerCounted in self._after:
+        if cleans and CountersRead in self._after:
             return [*actions, *self._settled(now_ns)]
         return [*actions, ReadServer(Reading.AFTER)]
 
@@ -331,7 +331,7 @@ class Run:
             return []
         if not any(member.is_at_work for member in self.state.registry):
             return []
-        self.state.ending.abort(text, FleetError.exit_code)
+        self.state.outcome_tracker.abort(text, FleetError.exit_code)
         return self._stop(text, FleetError.exit_code, now_ns)
 
     def _notice_lost(self, now_ns: int) -> list[Action]:
@@ -363,7 +363,7 @@ class Run:
                 return self._give_up(text, FleetError.exit_code, now_ns)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
                 text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
-                record = ServerCounted(when=_COUNTS[self.state.phase], error=text, unreachable=True)
+                record = CountersRead(when=_COUNTS[self.state.phase], error=text, unreachable=True)
                 return self._counted(record, now_ns)
             case Phase.PREPARING | Phase.COUNTING:
                 self.state.registry.newly_silent(now_ns, self._waiting.preparing_patience_ns)
@@ -394,7 +394,7 @@ class Run:
         if now_ns - self.state.success_ns > self._waiting.dead_target_ns:
             silent_s = self._waiting.dead_target_ns // NS_PER_S
             text = f"no operation succeeded for {silent_s} s, and the plan has no end in time"
-            self.state.ending.abort(text, TargetError.exit_code)
+            self.state.outcome_tracker.abort(text, TargetError.exit_code)
             return self._stop(text, TargetError.exit_code, now_ns)
         return []
 
@@ -410,11 +410,11 @@ class Run:
         self._interrupts += 1
         if self.state.phase is Phase.CLEANING:
             self._leaves_keys = True
-            return [self._decided(Stopping.CLEAN_UP, "interrupted", EXIT_OK, now_ns), StopDeleting()]
+            return [self._decided(StopKind.CLEAN_UP, "interrupted", EXIT_OK, now_ns), StopDeleting()]
         if self.state.phase is Phase.COLLECTING:
             self._at_once_due_ns, self._leaves_keys = now_ns, True
             return []
-        self.state.ending.interrupt()
+        self.state.outcome_tracker.interrupt()
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED, now_ns)
         if self._interrupts == 1:
@@ -422,17 +422,17 @@ class Run:
             return [*self._stop("interrupted", EXIT_INTERRUPTED, now_ns), note]
         self._is_at_once = self._leaves_keys = True
         self._at_once_due_ns = now_ns + (AT_ONCE_NS if self._at_once_due_ns is None else 0)
-        decided = self._decided(Stopping.AT_ONCE, "interrupted twice", EXIT_INTERRUPTED, now_ns)
+        decided = self._decided(StopKind.AT_ONCE, "interrupted twice", EXIT_INTERRUPTED, now_ns)
         return [decided, *self._talk.to_all(Stop(drain=False, reason="interrupted twice"))]
 
     def _stop(self, reason: str, exit_code: int, now_ns: int) -> list[Action]:
-        decided = self._decided(Stopping.LOAD, reason, exit_code, now_ns)
+        decided = self._decided(StopKind.LOAD, reason, exit_code, now_ns)
         if not self.state.move(Trigger.STOP, now_ns):
             return [decided]  # the load is over, but not the run
         self.state.stop(now_ns)
         return [decided, *self._talk.to_all(Stop(drain=True, reason=reason))]
 
-    def _decided(self, what: Stopping, reason: str, exit_code: int, now_ns: int) -> Write:
+    def _decided(self, what: StopKind, reason: str, exit_code: int, now_ns: int) -> Write:
         return Write(StopDecided(what=what, reason=reason, exit_code=exit_code, at_ns=now_ns))
 
     def _give_up(self, text: str, exit_code: int, now_ns: int) -> list[Action]:
@@ -474,12 +474,12 @@ class Run:
         after = self._counted_after or self._written.readings.get(Reading.AFTER)
         loss = target_loss(self._written, load_s, after)
         tolerate_lost = self.state.setup.plan.fleet.tolerate_lost
-        outcome, text, code = self.state.ending.outcome(members, tolerate_lost, loss.sentence if loss else "")
+        outcome, text, code = self.state.outcome_tracker.outcome(members, tolerate_lost, loss.sentence if loss else "")
         self._exit_code = code
         tallies = self._written.agents
         silent = [member for member in members if member.final is None and member.agent_id in tallies]
         again = [
-            Write(member.noted(AgentEnd.LOST, "its last results did not come"))
+            Write(member.noted(AgentOutcome.LOST, "its last results did not come"))
             for member in silent
             if tallies[member.agent_id].end is None
         ]

@@ -11,7 +11,7 @@ from collections import Counter
 
 from common.lifecycle import Lifecycle
 from coordinator.core.member import Member
-from coordinator.core.outcome import Ending
+from coordinator.core.outcome import OutcomeTracker
 from coordinator.core.registry import Registry
 from coordinator.core.setup import Setup
 from coordinator.core.shares import Shares
@@ -33,7 +33,7 @@ class RunState:
         self.setup = setup
         self.registry = Registry()
         self.set_aside: Counter[str] = Counter()
-        self.ending = Ending()
+        self.outcome_tracker = OutcomeTracker()
         self.shares: Shares | None = None
         self.success_ns = self.phase_since_ns = now_ns
         self.t0_ns = t0_ns

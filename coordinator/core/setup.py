@@ -9,7 +9,7 @@ from functools import cached_property
 from common.plan.open_files import needed, pools_by_process, shortage_note
 from common.plan.plan_text import plan_hash, redacted
 from common.plan.schema import Fleet, Plan
-from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, Step
+from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, PreparationStep
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
 from coordinator.core.member import Member
@@ -26,7 +26,7 @@ SLOW_HEARTBEAT_LEASE_NS = 10 * NS_PER_S
 class Setup:
     """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
     join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
-    limit. keys: fingerprint of the keys that secure connections, "" for --insecure.
+    limit. key_fingerprint: of the CURVE keys; "" with --insecure.
     agents_each_second: how many agents may report each second; in a larger fleet, frames have more seconds. local_pids:
     of agents that end with this coordinator."""
 
@@ -39,7 +39,7 @@ class Setup:
     join: str
     host: str = ""
     open_files_limit: int | None = None
-    keys: str = ""
+    key_fingerprint: str = ""
     agents_each_second: int = 250
     local_pids: frozenset[int] = frozenset()
 
@@ -102,7 +102,7 @@ def preparing(members: Sequence[Member]) -> Progress:
     """How far the agents are: in the first step that not all of them have come to the end of, or by agents."""
     prepared = sum(member.is_ready for member in members)
     shown = Progress("preparing agents (their worker processes start)", prepared, len(members))
-    for step in Step:
+    for step in PreparationStep:
         told = [member.steps[step] for member in members if step in member.steps]
         if total := sum(progress.total for progress in told):
             shown = Progress(step.value, sum(progress.done for progress in told), total)
@@ -181,5 +181,5 @@ def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened
         agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
         threads_total=shares.threads_total,
         endpoint=setup.endpoint,
-        keys=setup.keys,
+        key_fingerprint=setup.key_fingerprint,
     )

@@ -37,7 +37,7 @@ from coordinator.journal.records import ShareTakenOver
 
 TAKE_AHEAD_NS = 600_000_000
 """How far ahead the instant lies from which a share is taken over: time for the message and for waking the workers."""
-LOOK_EVERY_NS = NS_PER_S // 10
+CHECK_JOURNAL_EVERY_NS = NS_PER_S // 10
 
 
 class TakeOvers:
@@ -107,7 +107,7 @@ class TakeOvers:
     def _standby(self, now_ns: int) -> Member | None:
         """The first agent that stands by and has not failed of late. Of none, it is not looked again for a while: there
         may be many agents, and many events."""
-        if self._looked_ns <= now_ns < self._looked_ns + LOOK_EVERY_NS:
+        if self._looked_ns <= now_ns < self._looked_ns + CHECK_JOURNAL_EVERY_NS:
             return None
         standing_by = self._state.registry.standing_by(now_ns)
         found = next((member for member in standing_by if now_ns >= member.unfit_until_ns), None)
@@ -154,10 +154,10 @@ class TakeOvers:
         assert offered is not None
         from_ns = max(0, now_ns + TAKE_AHEAD_NS - t0_ns)
         left = remaining_requests(self._written, lost.agent_id)
-        self._state.registry.take_over(heir, lost, TakeOver(from_ns=from_ns, left=left), offered.pools, now_ns)
+        self._state.registry.take_over(heir, lost, TakeOver(from_ns=from_ns, remaining=left), offered.pools, now_ns)
         del self._heirs[lost.agent_id]
         record = ShareTakenOver(
-            agent=heir.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, left=left
+            agent=heir.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, remaining=left
         )
         text = f"agent {heir.agent_id} takes over the share of {lost.agent_id} at {from_ns / NS_PER_S:.1f} s"
         order = self._talk.order(heir, self._talk.start_order(heir), now_ns)

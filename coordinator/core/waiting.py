@@ -11,7 +11,7 @@ from coordinator.core.actions import Action, Note, Write
 from coordinator.core.member import GONE, LOST_AFTER_NS, OVERTIME_NS, Fence, Member, MemberState
 from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
-from coordinator.journal.records import AgentEnd
+from coordinator.journal.records import AgentOutcome
 
 AT_ONCE_NS = NS_PER_S
 """A run that is stopped at once waits this long for agents that are heard: they cut their operations and report."""
@@ -142,7 +142,7 @@ class Waiting:
             through = written.agents[member.agent_id].through
             after = f" after second {through}" if through >= 0 else ""
             text = f"the results of {member.agent_id}{after} are lost: a local agent ends with its coordinator"
-            actions += [Write(member.noted(AgentEnd.LOST, member.gone)), Note(text, trouble=True, of_agent=True)]
+            actions += [Write(member.noted(AgentOutcome.LOST, member.gone)), Note(text, trouble=True, of_agent=True)]
         return actions
 
     def kept_elsewhere(self) -> list[Action]:

@@ -34,13 +34,13 @@ from common.units import NS_PER_S, listed, show
 LAST_SECOND = 100 * 86_400
 """Latest second of a run that a frame may have: a hundred days."""
 MOST_VALUES = 1 << 36
-"""Most values of one kind in an interval: more than any agent measures in the five minutes that it may merge, and few
-enough that all frames a coordinator can take add up within 63 bits."""
+"""Most values of one kind in an interval. No agent measures more in five minutes, the longest merged interval; and the
+sum over all frames that a coordinator can accept stays below 63 bits."""
 AHEAD_S = 60
-"""How far an agent's seconds may be ahead of our clock, and after the planned end and the drain."""
+"""How many seconds a frame may be ahead of the coordinator's clock, and after the planned end and the drain."""
 FRAMES_AT_ONCE, FRAMES_PER_S = 1_000, 64
-"""An agent sends a frame a second, and the frames that it could not send before; with very many commands, some tens
-a second."""
+"""Most frames of an agent: it sends one frame per second (with very many commands some tens), and after an outage the
+frames that it could not send before."""
 
 
 def check_journaled_frame(frame: MetricsFrame, stages: int) -> None:
@@ -84,20 +84,20 @@ def _problem_of_seconds(interval: IntervalMetrics) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """What the frames of one agent may contain. pools, commands: their names."""
+    """Limits for the frames of one agent. pools, commands: names that may occur."""
 
     pools: frozenset[str]
     commands: frozenset[str]
-    line: Timeline
+    timeline: Timeline
     drain_s: float
 
     @classmethod
-    def of(cls, plan: Plan, dealt: Iterable[PoolShare]) -> Self:
+    def of(cls, plan: Plan, share: Iterable[PoolShare]) -> Self:
         """The limits for an agent with these pools."""
         return cls(
-            pools=frozenset(plan.pools[share.group].name for share in dealt),
+            pools=frozenset(plan.pools[pool.group].name for pool in share),
             commands=frozenset(planned.template.name for planned in planned_commands(plan.workload)),
-            line=timeline(plan.load),
+            timeline=timeline(plan.load),
             drain_s=float(plan.fleet.drain_s),
         )
 
@@ -105,7 +105,7 @@ class FrameLimits:
         """Why no agent of this run with these pools can send this frame; "" if one can. elapsed_ns: since the start
         instant, None if that is not known."""
         try:
-            _check_frame(frame, len(self.line.legs))
+            _check_frame(frame, len(self.timeline.legs))
         except ProtocolError as error:
             return str(error)
         latest, most_frames = self._latest_second(elapsed_ns), self._most_frames(elapsed_ns)
@@ -121,8 +121,8 @@ class FrameLimits:
 
     def _latest_second(self, elapsed_ns: int | None) -> int:
         latest = LAST_SECOND if elapsed_ns is None else elapsed_ns // NS_PER_S + AHEAD_S
-        if self.line.end_ns is not None:
-            latest = min(latest, round(self.line.end_ns / NS_PER_S + self.drain_s) + AHEAD_S)
+        if self.timeline.end_ns is not None:
+            latest = min(latest, round(self.timeline.end_ns / NS_PER_S + self.drain_s) + AHEAD_S)
         return latest
 
     def _most_frames(self, elapsed_ns: int | None) -> int:

@@ -11,7 +11,7 @@ without such a process, the coordinator has ended.
     taken      that has ended         refused, without a name: the new holder has not written its own yet
     taken      any other              refused with its name
     no locks   that has ended         locked by the file alone
-    no locks   on another machine     refused: nobody here can tell whether it runs
+    no locks   on another machine     refused: it may still run there
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LOCK_SUFFIX = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """What `flock` fails with on file systems without it, such as NFS without its lock service."""
 _ATTEMPTS, _PAUSE_S = 10, 0.02
-"""`coordinator report` takes a shared lock for a moment, to find out whether a coordinator writes."""
+"""Retries, because `coordinator report` takes a shared lock for a moment, to find out whether the run goes on."""
 _LARGEST_BYTES = 4096
 _SAME_START_S = 2.0
-"""Start times of one process, as two others compute them, differ by no more: the system's clock is part of them."""
+"""Tolerance for the start time of a process: it is computed from the system's clock, which may be adjusted."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +56,12 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_this_process(self) -> bool:
-        """Whether we are that process."""
+        """Whether this process is the holder."""
         return self == _this_process()
 
     @property
     def runs(self) -> bool | None:
-        """Whether the process still runs; None for one of another machine or container."""
+        """Whether the process still runs; None if it is on another machine or in another container."""
         if self.system != _system():
             return None
         try:
@@ -81,7 +81,7 @@ class Lock:
 
     @classmethod
     def take(cls, file: FileIO, journal: Path) -> Lock:
-        """Lock an open journal for as long as its file is open. Raises UsageError if another coordinator writes it,
+        """Lock an open journal until its file is closed. Raises UsageError if another coordinator writes the journal,
         and OSError."""
         path = _beside(journal)
         locked = _flock(file)
@@ -111,7 +111,7 @@ class Lock:
 
 
 def is_locked(journal: Path) -> bool:
-    """Whether a coordinator writes the journal: here, or, on file systems with shared locks, on another machine."""
+    """Whether a coordinator writes the journal: on this machine, or on any machine if the file system shares locks."""
     with suppress(OSError), open(journal, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -124,7 +124,7 @@ def is_locked(journal: Path) -> bool:
 
 
 def _flock(file: FileIO) -> bool | None:
-    """Whether the lock is ours; None where the file system has none."""
+    """Take the lock. Returns whether that succeeded; None if the file system has no locks."""
     for attempt in range(_ATTEMPTS):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,7 +145,7 @@ def _beside(journal: Path) -> Path:
 
 
 def _holder(path: Path) -> Holder | None:
-    """Who a lock file names; None without one that can be read."""
+    """Return the process that the lock file names; None if the file cannot be read."""
     with suppress(OSError, msgspec.DecodeError):
         return msgspec.json.decode(read_bounded(path, _LARGEST_BYTES, wait_s=0), type=Holder)
     return None
@@ -156,7 +156,7 @@ def _write(path: Path, holder: Holder) -> None:
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(handle, "wb") as file:
-            os.fchmod(handle, 0o600)  # whatever the umask
+            os.fchmod(handle, 0o600)  # independent of the umask
             file.write(msgspec.json.encode(holder))
         beside.replace(path)
     finally:

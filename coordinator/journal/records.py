@@ -1,9 +1,12 @@
-"""What a run's journal holds, one frozen type a record. A report is a fold over these and nothing else.
+"""The records of a run's journal. A report is computed from these records only.
 
-Order in a journal: RunOpened, ServerCounted(before), RunStarted, then FrameAccepted, AgentNoted, WorkerNoted,
-ShareTakenOver in any order, ServerCounted(after), perhaps CleanedUp, RunClosed. A StopDecided may stand anywhere after
-RunStarted. In a journal without RunClosed, the coordinator still runs, has failed (CoordinatorFailed says why, if it
-could be written), or was killed.
+Their order: RunOpened, CountersRead(before), RunStarted; then FrameAccepted, AgentEnded, WorkerDied and ShareTakenOver
+in any order; CountersRead(after), CleanedUp if the plan has a clean-up, RunClosed. StopDecided may be anywhere after
+RunStarted. If RunClosed is missing, the coordinator still runs, was killed, or has failed. CoordinatorFailed then gives
+the reason, if it could be written.
+
+Some types and fields have another name in the journal (`tag=`, `name=`), so that journals of earlier releases stay
+readable.
 """
 
 from __future__ import annotations
@@ -13,18 +16,19 @@ import enum
 import msgspec
 
 from common.plan.schema import Plan
-from common.protocol.messages import Final, MetricsFrame, PoolLeft, PoolShare, Preloaded
+from common.protocol.messages import Final, MetricsFrame, PoolRemainder, PoolShare, Preloaded
 
 JOURNAL_FORMAT = 2
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Root of all records; the tag on disk is the class name."""
+    """Base of all records. In the journal, a tag names the type of a record."""
 
 
 class Outcome(enum.Enum):
-    """How a run ended: as planned; stopped by the user; given up; or to its end, but not with everybody. RUNNING is in
-    no record: reports use it for a run that has not ended."""
+    """How a run ended. COMPLETED: as planned. INTERRUPTED: stopped by the user. ABORTED: given up. DEGRADED: the load
+    ended, but an agent, a worker process or the target was lost. RUNNING is in no record: reports use it for a run that
+    has not ended."""
 
     COMPLETED = "completed"
     INTERRUPTED = "interrupted"
@@ -34,9 +38,12 @@ class Outcome(enum.Enum):
 
 
 class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the target said of itself before the run. topology: "standalone", "replica", "sentinel" or "cluster".
-    server: for people, such as "valkey 9.1.2". max_clients: of the node that takes the fewest. ping_us: of the primary
-    that is slowest. keys: all that there are, in the plan's database. None where it may not be read."""
+    """Facts about the target before the run. None: the server did not report it.
+
+    topology: "standalone", "replica", "sentinel" or "cluster". server: product and version, such as "valkey 9.1.2".
+    max_clients: the lowest limit of all nodes. ping_us: round trip of the slowest primary. keys: keys in the plan's
+    database, over all primaries.
+    """
 
     url: str
     topology: str
@@ -49,12 +56,12 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def nodes(self) -> int:
-        """How many servers the target's clients may have to do with: all of a cluster, one otherwise."""
+        """How many servers clients may connect to: all nodes of a cluster, otherwise one."""
         return self.primaries + self.replicas if self.topology == "cluster" else 1
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent that takes part, and the pools it was dealt. preloaded: what it wrote before the start."""
+    """An agent of the run. pools: its share of the plan. preloaded: the keys that it wrote before the start."""
 
     agent_id: str
     incarnation: str
@@ -65,10 +72,13 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOpened(Record, frozen=True, kw_only=True):
-    """Who runs what. `plan` is redacted. started_at: ISO 8601 UTC, a label only. endpoint: where agents reach the
-    coordinator; one that resumes this run listens there again. keys: fingerprint of the keys that secure connections
-    (`Credentials.fingerprint`), "" for --insecure, None in journals of earlier releases. metrics_port: only in journals
-    of releases that used a second port for metrics."""
+    """The plan of the run (without passwords), its target and its agents. Recorded when all agents are prepared.
+
+    started_at: ISO 8601, UTC; only a label. connection_ceiling: how many TCP connections the plan may open. endpoint:
+    address of the coordinator; a coordinator that resumes the run listens there again. key_fingerprint: of the CURVE
+    keys (`Credentials.fingerprint`); "" with --insecure, None in journals of earlier releases. metrics_port: only in
+    journals of releases that used a second port for metrics.
+    """
 
     format: int = JOURNAL_FORMAT
     run_id: str
@@ -80,50 +90,58 @@ class RunOpened(Record, frozen=True, kw_only=True):
     agents: tuple[AgentFacts, ...]
     threads_total: int
     endpoint: str = ""
-    keys: str | None = None
+    key_fingerprint: str | None = msgspec.field(default=None, name="keys")
     metrics_port: int = 0
 
 
 class RunStarted(Record, frozen=True, kw_only=True):
-    """The common start instant, on the coordinator host's monotonic clock."""
+    """The load starts. t0_ns: the common start instant, on the monotonic clock of the coordinator's machine."""
 
     t0_ns: int
 
 
 class FrameAccepted(Record, frozen=True, kw_only=True):
-    """A frame, taken in order and once."""
+    """The next frame of an agent: frames are accepted in order, and each only once."""
 
     agent_id: str
     frame: MetricsFrame
 
 
 class ShareTakenOver(Record, frozen=True, kw_only=True):
-    """An agent that stood by goes on with the share of one that was lost; recorded before it receives its start. agent:
-    who, with the pools of that share. replaces: id of the lost agent. from_ns: since when, after the start instant;
-    at_ns: when that was decided, on the clock of `RunStarted`. left: how many operations each pool may still issue,
-    None where the plan sets no number."""
+    """A standby takes over the share of a lost agent. Recorded before the standby receives its start.
+
+    agent: the standby, with the pools of the share. replaces: id of the lost agent. from_ns: when the standby begins,
+    after the start instant. at_ns: when the coordinator decided it, on the clock of `RunStarted`. remaining: how many
+    operations each pool still has to issue; None if the plan has no number of requests.
+    """
 
     agent: AgentFacts
     replaces: str
     from_ns: int
     at_ns: int
-    left: tuple[PoolLeft, ...] | None = None
+    remaining: tuple[PoolRemainder, ...] | None = msgspec.field(default=None, name="left")
 
 
-class AgentEnd(enum.Enum):
-    """How an agent's part ended. OPEN is in no record: reports use it if the journal has no end."""
+class AgentOutcome(enum.Enum):
+    """How an agent's part of the run ended. OPEN is in no record: reports use it for an agent whose end the journal
+    does not have."""
 
     FINISHED = "finished"
     LOST = "lost"
     OPEN = "open"
 
 
-class AgentNoted(Record, frozen=True, kw_only=True):
-    """An agent's part is over. final is None for one that was lost. left: its process has ended or forgotten the
-    run, so that no results will come. The rest is from its heartbeats."""
+class AgentEnded(Record, frozen=True, kw_only=True, tag="AgentNoted"):
+    """An agent's part of the run is over.
+
+    final: its last report; None if the agent was lost. has_left: no more results will come, because its process has
+    ended or has discarded the run. The other figures are from its heartbeats; cpu_percent_max: highest CPU use of the
+    agent with its worker processes, cpu_percent_busiest: of its busiest worker process. lag_ms_max: the longest time
+    that the agent's own loop was blocked.
+    """
 
     agent_id: str
-    state: AgentEnd
+    state: AgentOutcome
     reason: str
     final: Final | None
     clock_offset_us: float | None
@@ -132,11 +150,11 @@ class AgentNoted(Record, frozen=True, kw_only=True):
     cpu_percent_busiest: float
     host_cpu_percent_mean: float | None = None
     lag_ms_max: float
-    left: bool = False
+    has_left: bool = msgspec.field(default=False, name="left")
 
 
-class WorkerNoted(Record, frozen=True, kw_only=True):
-    """A worker process of an agent died mid-run."""
+class WorkerDied(Record, frozen=True, kw_only=True, tag="WorkerNoted"):
+    """A worker process of an agent died during the run. process: its number within the agent."""
 
     agent_id: str
     process: int
@@ -145,16 +163,18 @@ class WorkerNoted(Record, frozen=True, kw_only=True):
 
 
 class Reading(enum.Enum):
-    """Which of the two readings of the server's own counters this is."""
+    """When the server's counters were read: before or after the load."""
 
     BEFORE = "before"
     AFTER = "after"
 
 
-class NodeCounted(msgspec.Struct, frozen=True, kw_only=True):
-    """`INFO commandstats` of one server: calls and rejected calls by lower-case command name, since its start or its
-    last CONFIG RESETSTAT; of a replica without what it only repeats after its primary. run_id tells whether it is still
-    the same process."""
+class NodeCounters(msgspec.Struct, frozen=True, kw_only=True):
+    """The counters of one server, from `INFO commandstats`.
+
+    calls: calls and rejected calls by lower-case command name, since the server's start or its last CONFIG RESETSTAT;
+    on a replica, without the commands that it repeats after its primary. run_id: changes when the server restarts.
+    """
 
     name: str
     role: str
@@ -162,17 +182,20 @@ class NodeCounted(msgspec.Struct, frozen=True, kw_only=True):
     calls: dict[str, int]
 
 
-class ServerCounted(Record, frozen=True, kw_only=True):
-    """What the target counted: `calls` and connected_clients are sums over its nodes, `keys` over its primaries.
-    server_run_id is that of a target of one node. `nodes` is empty in journals of earlier releases, and without a
-    reading. error: why there is none. unreachable: because the target, or one node of a cluster, did not answer.
-    writers: agents that might still write to the target at that time."""
+class CountersRead(Record, frozen=True, kw_only=True, tag="ServerCounted"):
+    """The target's own counters were read, or could not be read.
+
+    calls, connected_clients: sums over all nodes. keys: sum over all primaries. server_run_id: of a target with one
+    node. nodes: empty if the counters could not be read, and in journals of earlier releases. error: why they could not
+    be read. unreachable: the target, or one node of a cluster, did not answer. writers: agents that might still write
+    when the counters were read.
+    """
 
     when: Reading
     server_run_id: str = ""
     connected_clients: int = 0
     calls: dict[str, int] = {}
-    nodes: tuple[NodeCounted, ...] = ()
+    nodes: tuple[NodeCounters, ...] = ()
     keys: int | None = None
     error: str = ""
     unreachable: bool = False
@@ -180,9 +203,9 @@ class ServerCounted(Record, frozen=True, kw_only=True):
 
 
 class CleanedUp(Record, frozen=True, kw_only=True):
-    """The keys of the plan were deleted. earlier: how many of `deleted` a coordinator before had deleted when it was
-    killed, by the number of keys that were missing. left: those that could not be deleted; None where it is not known
-    how many, and `error` says why."""
+    """The plan's keys were deleted. earlier: how many of `deleted` an earlier coordinator of this run had deleted
+    before it was killed, computed from DBSIZE. left: keys that could not be deleted; None if their number is not known.
+    error: the reason."""
 
     deleted: int
     left: int | None
@@ -191,9 +214,9 @@ class CleanedUp(Record, frozen=True, kw_only=True):
     earlier: int = 0
 
 
-class Stopping(enum.Enum):
-    """What is stopped before its time: the load, whose operations in flight come to an end; the load at once; or the
-    deletion of the plan's keys, which leaves the rest of them."""
+class StopKind(enum.Enum):
+    """What the coordinator stops early. LOAD: the load, with a drain. AT_ONCE: the load, without a drain. CLEAN_UP:
+    the deletion of the plan's keys; the remaining keys stay."""
 
     LOAD = "load"
     AT_ONCE = "at once"
@@ -201,18 +224,18 @@ class Stopping(enum.Enum):
 
 
 class StopDecided(Record, frozen=True, kw_only=True):
-    """The coordinator decided to stop something before its time; recorded before anybody is told, so that a coordinator
-    that resumes the run goes on stopping. at_ns: on the clock of `RunStarted`. exit_code: what
-    the run ends with for it; 0 where it changes none."""
+    """The coordinator decided to stop the load or the clean-up early. Recorded before it sends any order, so that a
+    coordinator that resumes the run stops it too. at_ns: on the clock of `RunStarted`. exit_code: the run's exit code
+    because of this; 0 if it does not change the exit code."""
 
-    what: Stopping
+    what: StopKind
     reason: str
     exit_code: int
     at_ns: int
 
 
 class RunClosed(Record, frozen=True, kw_only=True):
-    """The end. duration_s: from the start instant to the last agent's end of load, as planned or as cut short."""
+    """The end of the run. duration_s: from the start instant until the load of the last agent ended."""
 
     outcome: Outcome
     reason: str
@@ -220,7 +243,7 @@ class RunClosed(Record, frozen=True, kw_only=True):
 
 
 class CoordinatorFailed(Record, frozen=True, kw_only=True):
-    """The coordinator failed before the run ended, such as from a full disk or a bug. The run can be resumed."""
+    """The coordinator failed before the run ended, for example because the disk was full. The run can be resumed."""
 
     reason: str
 
@@ -229,10 +252,10 @@ AnyRecord = (
     RunOpened
     | RunStarted
     | FrameAccepted
-    | AgentNoted
-    | WorkerNoted
+    | AgentEnded
+    | WorkerDied
     | ShareTakenOver
-    | ServerCounted
+    | CountersRead
     | CleanedUp
     | StopDecided
     | RunClosed

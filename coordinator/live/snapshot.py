@@ -123,11 +123,11 @@ def build_snapshot(
 ) -> LiveSnapshot:
     """Return the state of the run `elapsed_s` after the start (negative: before it). stopped_s: when the load was
     stopped early. standing_by: agents without a share."""
-    seconds, line = aggregate.seconds, aggregate.line
+    seconds, timeline = aggregate.seconds, aggregate.timeline
     measured = aggregate.measured_stages
     operations, ok = sum(stage.operations for stage in measured), sum(stage.ok for stage in measured)
     load = aggregate.opened.plan.load if aggregate.opened else None
-    end_s = line.end_ns / NS_PER_S if load and line.end_ns is not None else None
+    end_s = timeline.end_ns / NS_PER_S if load and timeline.end_ns is not None else None
     left_s = max(end_s - max(elapsed_s, 0.0), 0.0) if end_s is not None else None
     left_requests = max(load.requests - operations, 0) if load and load.requests is not None else None
     fractions = [0.0]
@@ -142,7 +142,7 @@ def build_snapshot(
         left_s=left_s,
         left_requests=left_requests,
         fraction=max(fractions),
-        rows=tuple(_row(shown, number, line) for number in shown.complete[-SECONDS_SHOWN:]),
+        rows=tuple(_row(shown, number, timeline) for number in shown.complete[-SECONDS_SHOWN:]),
         operations=operations,
         ok=ok,
         errors=operations - ok,
@@ -151,23 +151,23 @@ def build_snapshot(
         connections_open=(seconds.get(aggregate.complete_through) or newest or Second()).connections_open,
         connection_ceiling=aggregate.opened.connection_ceiling if aggregate.opened else 0,
         agents=tuple(agents),
-        stage=_stage_now(line, elapsed_s),
-        open_loop=any(leg.is_open for leg in line.legs),
-        corrected=tuple(_row(shown, number, line) for number in shown.corrected),
+        stage=_stage_now(timeline, elapsed_s),
+        open_loop=any(leg.is_open for leg in timeline.legs),
+        corrected=tuple(_row(shown, number, timeline) for number in shown.corrected),
         standing_by=standing_by,
     )
 
 
-def _stage_now(line: Timeline, elapsed_s: float) -> LiveStage | None:
-    if line.has_one_leg or elapsed_s < 0:
+def _stage_now(timeline: Timeline, elapsed_s: float) -> LiveStage | None:
+    if timeline.has_one_leg or elapsed_s < 0:
         return None
     offset_ns = round(elapsed_s * NS_PER_S)
-    number = line.at(offset_ns)
-    leg = line.legs[number]
-    return LiveStage(leg.name, number + 1, len(line.legs), leg.rate_at(offset_ns), leg.measured)
+    number = timeline.at(offset_ns)
+    leg = timeline.legs[number]
+    return LiveStage(leg.name, number + 1, len(timeline.legs), leg.rate_at(offset_ns), leg.measured)
 
 
-def _row(seconds: ShownSeconds, number: int, line: Timeline) -> LiveSecond:
+def _row(seconds: ShownSeconds, number: int, timeline: Timeline) -> LiveSecond:
     shown = seconds.row(number)
     second = shown.second
     return LiveSecond(
@@ -176,7 +176,7 @@ def _row(seconds: ShownSeconds, number: int, line: Timeline) -> LiveSecond:
         errors=second.errors,
         service=_times(second.service.merged),
         response=_times(second.response.merged),
-        stage="drain" if shown.drains else "" if line.has_one_leg else shown.leg.name,
+        stage="drain" if shown.drains else "" if timeline.has_one_leg else shown.leg.name,
         core_share=second.core_share,
         length_s=shown.length_s,
         wanted_per_s=shown.wanted_per_s,

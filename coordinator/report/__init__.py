@@ -1,1 +1,1 @@
-"""What people keep of a run: the summary as text and JSON, the time series, and the files of a run folder."""
+"""The results of a run: the summary as text and JSON, the time series, and the files of a run folder."""

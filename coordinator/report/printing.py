@@ -1,4 +1,4 @@
-"""Text for people: consoles, colours, escaped text, and how figures are written."""
+"""Text for the terminal: consoles, colours, escaped text, and the format of figures."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def console_for(*, stderr: bool = False) -> Console:
     return console
 
 
-def put_out(draw: Callable[[Console], None], json: str | None, people: Console | None) -> str | None:
-    """Write a report to stdout: `json`, or if that is None, as `draw` draws it. people: with JSON, a console on stderr
-    that gets the drawn report; None for no such console.
+def print_report(draw: Callable[[Console], None], json: str | None, stderr: Console | None) -> str | None:
+    """Write a report to stdout: as JSON if `json` is given, else as text with `draw`. With JSON, the text goes to the
+    console `stderr`; None for no text.
 
     Returns why stdout could not be written; None on success, or if its reader stopped early.
     """
-    console = console_for() if json is None else people
+    console = console_for() if json is None else stderr
     if console is not None:
         draw(console)
     if json is not None:
@@ -55,13 +55,13 @@ def put_out(draw: Callable[[Console], None], json: str | None, people: Console |
     return stdout_lost()
 
 
-def say(people: Console, text: str) -> None:
-    """Print a line for people. It is not wrapped."""
-    people.print(as_text(text), soft_wrap=True)
+def say(console: Console, text: str) -> None:
+    """Print a line without wrapping it."""
+    console.print(as_text(text), soft_wrap=True)
 
 
 class SafeText(Text):
-    """Text for people, with escaped control characters: text from peers and servers must not move the cursor, change
+    """Text with escaped control characters: text from peers and servers must not move the cursor, change
     colours or begin a new line."""
 
     def __init__(self, text: str = "", style: str = "") -> None:

@@ -9,7 +9,7 @@ from common.errors import UsageError
 from common.metrics.histogram import Histogram, bucket_bounds
 from common.metrics.intervals import (
     CommandMetrics,
-    HoldUps,
+    GeneratorDelays,
     IntervalMetrics,
     merge_commands,
     merge_counts,
@@ -24,8 +24,8 @@ from coordinator.analysis.generator import (
     all_report_cpu,
     busiest_agent,
     busy_times,
+    delays_by_agent,
     generator_limits,
-    hold_ups_by_agent,
     throttled_share,
 )
 from coordinator.analysis.key_space import clean_up_of, preload_of
@@ -36,7 +36,7 @@ from coordinator.analysis.totals.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
-from coordinator.journal.records import AgentEnd, Outcome, Reading, RunOpened, ShareTakenOver
+from coordinator.journal.records import AgentOutcome, Outcome, Reading, RunOpened, ShareTakenOver
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     AgentSummary,
@@ -160,7 +160,7 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
 
 def _uncarried(aggregate: Aggregate) -> int:
     """Return how many operations were due in shares without an agent, in the measured stages."""
-    legs = aggregate.line.legs
+    legs = aggregate.timeline.legs
     return sum(
         count for share in unassigned_shares(aggregate) for leg, count in share.operations.items() if legs[leg].measured
     )
@@ -199,7 +199,7 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
     reported = all_report_cpu(aggregate)
     cpu_us = whole.cpu_ns / _US
     busiest = busiest_agent(aggregate.measured_stages)
-    delays = hold_ups_by_agent(aggregate.measured_stages).values()
+    delays = delays_by_agent(aggregate.measured_stages).values()
     throttled = max(delays, key=lambda one: (throttled_share(one), one.quota_periods), default=None)
     stalled = max(delays, key=lambda one: one.stall_max_ns, default=None)
     return GeneratorSummary(
@@ -247,7 +247,7 @@ def _model(leg: Leg) -> str:
 
 
 def _agents(aggregate: Aggregate) -> tuple[AgentSummary, ...]:
-    busy, delays = busy_times(aggregate.stages), hold_ups_by_agent(aggregate.stages)
+    busy, delays = busy_times(aggregate.stages), delays_by_agent(aggregate.stages)
     began = {record.agent.agent_id: record for record in aggregate.takeovers}
     replaced = {record.replaces: record for record in aggregate.takeovers}
     return tuple(
@@ -265,20 +265,20 @@ def _agents(aggregate: Aggregate) -> tuple[AgentSummary, ...]:
 def _agent(
     agent: AgentTally,
     watched_ns: int,
-    hold_ups: HoldUps | None,
+    delays: GeneratorDelays | None,
     began: ShareTakenOver | None,
     replaced: ShareTakenOver | None,
 ) -> AgentSummary:
-    """watched_ns: how long `hold_ups` was measured. began: the takeover by which the agent got its share, if another
+    """watched_ns: how long `delays` was measured. began: the takeover by which the agent got its share, if another
     agent had the share before. replaced: the takeover of its share by another agent."""
     end = agent.end
-    allowed_ns = hold_ups.allowed_ns if hold_ups else 0
+    allowed_ns = delays.allowed_ns if delays else 0
     final = end.final if end else None
     return AgentSummary(
         id=agent.facts.agent_id,
         host=agent.facts.host,
         processes=agent.facts.processes,
-        state=end.state if end else AgentEnd.OPEN,
+        state=end.state if end else AgentOutcome.OPEN,
         reason=end.reason if end else _NO_END,
         operations=agent.counted,
         clock_offset_us=end.clock_offset_us if end else None,
@@ -288,7 +288,7 @@ def _agent(
         cpu_percent_busiest=end.cpu_percent_busiest if end else None,
         host_cpu_percent_mean=end.host_cpu_percent_mean if end else None,
         quota_cores=allowed_ns / watched_ns if allowed_ns and watched_ns else None,
-        quota_percent_mean=100 * hold_ups.quota_used_ns / allowed_ns if hold_ups and allowed_ns else None,
+        quota_percent_mean=100 * delays.quota_used_ns / allowed_ns if delays and allowed_ns else None,
         began_at_s=began.from_ns / NS_PER_S if began else 0.0,
         replaced_by=replaced.agent.agent_id if replaced else "",
         replaced_at_s=replaced.from_ns / NS_PER_S if replaced else None,

@@ -1,5 +1,5 @@
 """The summary of a run as text: what ran, a row for each command as in memtier_benchmark, and the verdict. It fits the
-terminal, and needs none.
+terminal, and also works without one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from common.units import counted, format_seconds
 from coordinator.analysis.key_space import clean_up_text, preload_text
-from coordinator.journal.records import AgentEnd
+from coordinator.journal.records import AgentOutcome
 from coordinator.report.printing import (
     ERRORS_SHOWN_FROM,
     LEVEL_STYLES,
@@ -247,13 +247,13 @@ _AGENT_COLUMNS = (
 )
 
 
-_AGENT_STYLES = {AgentEnd.FINISHED: "green", AgentEnd.LOST: "red", AgentEnd.OPEN: "yellow"}
+_AGENT_STYLES = {AgentOutcome.FINISHED: "green", AgentOutcome.LOST: "red", AgentOutcome.OPEN: "yellow"}
 
 
 def _agents(summary: Summary) -> FittedTable:
     table = FittedTable("Agents", _AGENT_COLUMNS, elsewhere=_ELSEWHERE)
     # Lost agents first, so that the limit does not hide them.
-    for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentEnd.LOST)[:_AGENTS_SHOWN]:
+    for agent in sorted(summary.agents, key=lambda agent: agent.state is not AgentOutcome.LOST)[:_AGENTS_SHOWN]:
         table.add_row(
             agent.id,
             agent.host,

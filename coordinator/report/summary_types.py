@@ -13,7 +13,7 @@ from common.units import printable_json
 from coordinator.analysis.key_space import CleanUpSummary, PreloadSummary
 from coordinator.analysis.ledger import Ledger
 from coordinator.analysis.verdict import Verdict
-from coordinator.journal.records import AgentEnd, Outcome
+from coordinator.journal.records import AgentOutcome, Outcome
 
 SUMMARY_FORMAT = 1
 
@@ -95,7 +95,7 @@ class AgentSummary(SummaryPart, frozen=True, kw_only=True):
     id: str
     host: str
     processes: int
-    state: AgentEnd
+    state: AgentOutcome
     reason: str
     operations: int
     clock_offset_us: float | None

@@ -18,14 +18,14 @@ from common.plan.schema import Target
 from common.plan.schema.target_url import TargetKind
 from common.redis_client import PRIMARY, Node, address_of, got_no_reply, nodes_of, translated
 from common.units import show
-from coordinator.journal.records import NodeCounted, Reading, ServerCounted
+from coordinator.journal.records import CountersRead, NodeCounters, Reading
 from coordinator.servers.queries import CommandClient, dictionary, key_count, open_node, whole_number, write_commands
 
 # Besides write commands, a primary passes these on to its replicas.
 _REPLICATED = frozenset({"multi", "exec", "publish", "spublish", "ping", "select", "replconf"})
 
 
-def read_server_counts(target: Target, when: Reading) -> ServerCounted:
+def read_server_counts(target: Target, when: Reading) -> CountersRead:
     """Read the counters of the target. Does not raise for errors of the target: `error` then gives the reason."""
     try:
         with translated(target):
@@ -34,12 +34,12 @@ def read_server_counts(target: Target, when: Reading) -> ServerCounted:
             nodes = tuple(node for node in nodes if node.role == PRIMARY)
         readings = [_read_node(target, node) for node in nodes]
     except TargetError as error:
-        return ServerCounted(when=when, error=str(error), unreachable=got_no_reply(error))
+        return CountersRead(when=when, error=str(error), unreachable=got_no_reply(error))
     counted = tuple(reading[0] for reading in readings)
     # Our own queries are calls, so a server without any calls has no counters.
     silent = [node.name for node in counted if not node.calls]
     keys = [node_keys for node, _, node_keys in readings if node.role == PRIMARY]
-    return ServerCounted(
+    return CountersRead(
         when=when,
         server_run_id=counted[0].run_id if len(counted) == 1 else "",
         connected_clients=sum(clients for _, clients, _ in readings),
@@ -50,7 +50,7 @@ def read_server_counts(target: Target, when: Reading) -> ServerCounted:
     )
 
 
-def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None]:
+def _read_node(target: Target, node: Node) -> tuple[NodeCounters, int, int | None]:
     """Return (counters, connected clients, keys) of a node."""
     with open_node(target, node) as client:
         # These queries are calls too, so they come before the counters are read.
@@ -65,7 +65,7 @@ def _read_node(target: Target, node: Node) -> tuple[NodeCounted, int, int | None
             for name, row in ((name.removeprefix("cmdstat_").lower(), row) for name, row in stats.items())
             if isinstance(row, dict)
         }
-    counted = NodeCounted(name=node.name, role=node.role, run_id=str(server.get("run_id", "")), calls=calls)
+    counted = NodeCounters(name=node.name, role=node.role, run_id=str(server.get("run_id", "")), calls=calls)
     return counted, whole_number(clients.get("connected_clients")) or 0, keys
 
 

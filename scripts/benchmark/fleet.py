@@ -49,7 +49,7 @@ _SAMPLE_S = 0.25
 _TIMEOUT_S = 120
 _COORDINATOR = "import sys; from coordinator.cli import main; sys.exit(main())"
 _LISTENING = re.compile(r"listening on (tcp://\S+)")
-_SET_ASIDE = re.compile(r"messages and peers that were set aside: (.*)")  # printed by the coordinator
+_SET_ASIDE = re.compile(r"ignored messages and peers: (.*)")  # printed by the coordinator
 
 
 @dataclass(frozen=True, slots=True)

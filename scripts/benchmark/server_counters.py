@@ -8,7 +8,7 @@ from typing import Protocol
 
 from common.errors import TargetError
 from common.plan.schema import Target
-from coordinator.journal.records import Reading, ServerCounted
+from coordinator.journal.records import CountersRead, Reading
 from coordinator.servers.commandstats import read_server_counts
 
 
@@ -42,7 +42,7 @@ class RedisCounters:
     def pids(self) -> Sequence[int]:
         return self.server_pids
 
-    def _read(self) -> ServerCounted:
+    def _read(self) -> CountersRead:
         counted = read_server_counts(self.target, Reading.BEFORE)
         if counted.error:
             raise TargetError(counted.error)

@@ -58,13 +58,13 @@ MUTANTS = (
     Mutant(_HISTOGRAM, "0 <= each.clamped <= each.count", "0 <= each.clamped"),
     Mutant(
         _INTERVALS,
-        "[list[int]], int] = sum if how is Merge.PEERS else max",
-        "[list[int]], int] = max if how is Merge.PEERS else sum",
+        "[list[int]], int] = sum if how is Merge.PARALLEL else max",
+        "[list[int]], int] = max if how is Merge.PARALLEL else sum",
     ),
     Mutant(
         _INTERVALS,
-        "[list[int]], int] = max if how is Merge.PEERS else sum",
-        "[list[int]], int] = sum if how is Merge.PEERS else max",
+        "[list[int]], int] = max if how is Merge.PARALLEL else sum",
+        "[list[int]], int] = sum if how is Merge.PARALLEL else max",
     ),
     Mutant(_INTERVALS, "    int: sum,", "    int: max,"),
     Mutant(_INTERVALS, "len(counts) >= MAX_NAMES - 1:", "len(counts) >= MAX_NAMES:"),
@@ -155,7 +155,7 @@ MUTANTS = (
     Mutant(_LEDGER, "if then[name].run_id != now[name].run_id:", "if False:"),
     Mutant(_LEDGER, "transactions - failures, transactions + retried", "transactions, transactions + retried"),
     Mutant(_AGGREGATE, "if frame.seq < agent.next_seq:", "if frame.seq <= agent.next_seq - 2:"),
-    Mutant(_AGGREGATE, "if agent.end is not None and agent.end.state is AgentEnd.LOST:", "if False:"),
+    Mutant(_AGGREGATE, "if agent.end is not None and agent.end.state is AgentOutcome.LOST:", "if False:"),
     Mutant(
         _AGGREGATE, "min(frame.through, self.complete_through) + 1))", "min(frame.through, self.complete_through)))"
     ),

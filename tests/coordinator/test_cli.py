@@ -188,7 +188,7 @@ def test_resume_uses_the_plan_file_of_the_run(run: Run, started: list[tuple[Plan
     # Only the sources of passwords may be given again.
     (folder / "plan.yaml").write_text("target: {url: 'redis+sentinel://left/x'}\nload: {requests: 7}")
     assert run("start", "--resume", "r-1", "--sentinel-password-file", "x")[2].count("a file with the password")
-    assert "expected no plan and no flags of one" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
+    assert "expected no plan and no flags of a plan" in run("start", "--resume", "r-1", "--sentinel-username", "x")[2]
     code, _, err = run("start", "--resume", "nobody")
     assert code == 2
     assert "nobody" in err
@@ -320,7 +320,7 @@ def test_plan_as_json_has_the_same_figures(run: Run) -> None:
 def test_plan_names_its_assumptions_about_remote_agents(run: Run) -> None:
     _, out, _ = run("plan", *ENOUGH, "--expect-agents", "3", "--client-pools", "2")
     assert "share of agent-3 (1 process): 0 pools" in out
-    assert "real shares follow the processes that they have" in out
+    assert "the real shares depend on their real number" in out
     assert "fewer pools than agents" in out
 
 

@@ -18,7 +18,7 @@ from coordinator.analysis.verdict import Level, Verdict
 from coordinator.compare_command import compare, planned_runs
 from coordinator.report.run_files import COMPARISON_FILE
 from coordinator.run_folder import RunFolder
-from coordinator.start import Ended
+from coordinator.start import RunResult
 from coordinator.start_options import StartOptions
 from tests.support.comparisons import summary
 
@@ -28,7 +28,7 @@ PLAN = Plan(
     pools=(Pools(threads_per_pool=4, client_instances_per_pool=3),),
     load=Load(requests=Count(5)),
 )
-WELL = Ended(EXIT_OK, "", summary())
+WELL = RunResult(EXIT_OK, "", summary())
 
 
 @given(st.integers(1, 50))
@@ -45,12 +45,12 @@ def test_each_round_has_both_drivers_and_they_take_turns_as_the_first(rounds: in
 
 @dataclass
 class Stand:
-    """Replaces `conduct`. ends: how the runs end, the last one repeated. asked: the runs that were asked for."""
+    """Replaces `run_plan`. ends: how the runs end, the last one repeated. asked: the runs that were asked for."""
 
-    ends: list[Ended | BaseException] = field(default_factory=lambda: [WELL])
+    ends: list[RunResult | BaseException] = field(default_factory=lambda: [WELL])
     asked: list[tuple[Driver, str]] = field(default_factory=list)
 
-    def conduct(self, plan: Plan, options: StartOptions, folder: RunFolder, people: Console) -> Ended:
+    def run_plan(self, plan: Plan, options: StartOptions, folder: RunFolder, people: Console) -> RunResult:
         assert people.stderr
         assert folder.path == options.out / folder.run_id
         self.asked.append((plan.pools[0].driver, folder.path.name))
@@ -61,13 +61,13 @@ class Stand:
             return end
         folder.path.mkdir(parents=True)
         run = msgspec.structs.replace(end.summary.run, id=folder.run_id)
-        return Ended(end.exit_code, end.text, msgspec.structs.replace(end.summary, run=run), end.told_to_end)
+        return RunResult(end.exit_code, end.text, msgspec.structs.replace(end.summary, run=run), end.interrupted_at_end)
 
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
     stand = Stand()
-    monkeypatch.setattr(command, "conduct", stand.conduct)
+    monkeypatch.setattr(command, "run_plan", stand.run_plan)
     return stand
 
 
@@ -110,7 +110,7 @@ def test_with_json_stdout_has_the_comparison_and_stderr_the_text(
 def test_a_failed_run_ends_the_comparison_which_keeps_the_earlier_runs(
     stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand.ends = [WELL, WELL, Ended(5, "expected 1 agents within 60s, got 0 (none)")]
+    stand.ends = [WELL, WELL, RunResult(5, "expected 1 agents within 60s, got 0 (none)")]
     assert compare(PLAN, StartOptions(out=tmp_path), 3) == 5
     comparison = told(tmp_path)
     assert (comparison["outcome"], comparison["rounds"]) == ("aborted", 1)
@@ -121,7 +121,7 @@ def test_a_failed_run_ends_the_comparison_which_keeps_the_earlier_runs(
 
 def test_a_run_with_an_invalid_result_has_failed(stand: Stand, tmp_path: Path) -> None:
     invalid = summary(verdict=Verdict(level=Level.INVALID, reasons=("No operation ended.",)))
-    stand.ends = [Ended(InvalidResultError.exit_code, "", invalid)]
+    stand.ends = [RunResult(InvalidResultError.exit_code, "", invalid)]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == InvalidResultError.exit_code
     assert told(tmp_path)["reason"] == "1-client failed: No operation ended."
     assert stand.asked == [(Driver.CLIENT, "1-client")]
@@ -147,7 +147,7 @@ def test_an_error_before_the_first_run_is_raised_and_leaves_no_file(
 def test_an_interrupt_before_the_first_run_leaves_no_file(
     stand: Stand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand.ends = [Ended(EXIT_INTERRUPTED, "interrupted before the start")]
+    stand.ends = [RunResult(EXIT_INTERRUPTED, "interrupted before the start")]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == EXIT_INTERRUPTED
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""
@@ -156,15 +156,15 @@ def test_an_interrupt_before_the_first_run_leaves_no_file(
 @pytest.mark.parametrize(
     ("end", "reason", "runs"),
     [
-        (Ended(EXIT_INTERRUPTED, "", summary()), "3-wire was interrupted", 3),
-        (Ended(EXIT_INTERRUPTED, "interrupted before the start"), "3-wire was interrupted", 2),
-        (Ended(EXIT_OK, "", summary(), told_to_end=True), "interrupted before 4-client began", 3),
+        (RunResult(EXIT_INTERRUPTED, "", summary()), "3-wire was interrupted", 3),
+        (RunResult(EXIT_INTERRUPTED, "interrupted before the start"), "3-wire was interrupted", 2),
+        (RunResult(EXIT_OK, "", summary(), interrupted_at_end=True), "interrupted before 4-client began", 3),
         (KeyboardInterrupt(), "interrupted before 3-wire began", 2),
     ],
     ids=("in a run", "while agents are awaited", "while a run is taken apart", "between runs"),
 )
 def test_after_an_interrupt_no_run_starts_and_the_report_is_written(
-    stand: Stand, tmp_path: Path, end: Ended | BaseException, reason: str, runs: int
+    stand: Stand, tmp_path: Path, end: RunResult | BaseException, reason: str, runs: int
 ) -> None:
     stand.ends = [WELL, WELL, end]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == EXIT_INTERRUPTED
@@ -175,7 +175,7 @@ def test_after_an_interrupt_no_run_starts_and_the_report_is_written(
 
 
 def test_an_interrupt_after_the_last_run_changes_nothing(stand: Stand, tmp_path: Path) -> None:
-    stand.ends = [WELL, WELL, WELL, Ended(EXIT_OK, "", summary(), told_to_end=True)]
+    stand.ends = [WELL, WELL, WELL, RunResult(EXIT_OK, "", summary(), interrupted_at_end=True)]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == EXIT_OK
     assert told(tmp_path)["outcome"] == "completed"
 

@@ -55,9 +55,9 @@ def test_an_invitation_names_the_token_and_the_published_address_of_a_container(
 
 
 def test_a_coordinator_on_loopback_says_how_other_machines_can_join() -> None:
-    assert loopback_note(HERE).endswith("only agents of this machine can join at 127.0.0.1:5555; "
-                                        "for others, listen with --bind 0.0.0.0:5555")  # fmt: skip
-    assert loopback_note(parse_endpoint("[::1]:5555")).endswith("listen with --bind '[::]:5555'")
+    assert loopback_note(HERE).endswith("only agents on this machine can join at 127.0.0.1:5555; "
+                                        "for other machines, use --bind 0.0.0.0:5555")  # fmt: skip
+    assert loopback_note(parse_endpoint("[::1]:5555")).endswith("use --bind '[::]:5555'")
     assert loopback_note(OUTSIDE) == loopback_note(parse_endpoint("*")) == ""
 
 

@@ -28,7 +28,7 @@ def test_the_environment_of_local_agents_has_no_secret(monkeypatch: pytest.Monke
             processes=1,
             token=None,
             wait_s=60,
-            withheld=["STAMPEDE_PASSWORD", "NOT_SET"],
+            secret_variables=["STAMPEDE_PASSWORD", "NOT_SET"],
         )
         [child] = [child for child in psutil.Process().children() if child.pid not in before]
         assert "agent.cli" in child.cmdline()
@@ -41,7 +41,7 @@ def test_released_local_agents_outlive_the_coordinator() -> None:
     with LocalAgents() as agents:
         agents.start(1, "tcp://127.0.0.1:9", processes=1, token=None, wait_s=60)
         [process] = agents._processes
-        agents.let_go()
+        agents.detach()
         assert list(agents.exited()) == []
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)

@@ -21,8 +21,8 @@ from coordinator.journal.records import (
     Outcome,
     RunStarted,
     StopDecided,
-    Stopping,
-    WorkerNoted,
+    StopKind,
+    WorkerDied,
 )
 from coordinator.report.run_files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.report_command import render
@@ -199,9 +199,9 @@ FOREIGN: list[AnyRecord] = [
     accepted("a1", 0, msgspec.structs.replace(interval(0, {}), pools={"unknown": PoolMetrics()})),
     noted("nobody", 3),
     noted("a2", 0, lost=True),
-    WorkerNoted(agent_id="nobody", process=-1, exit_code=None),
+    WorkerDied(agent_id="nobody", process=-1, exit_code=None),
     RunStarted(t0_ns=-1),
-    StopDecided(what=Stopping.CLEAN_UP, reason="", exit_code=0, at_ns=0),
+    StopDecided(what=StopKind.CLEAN_UP, reason="", exit_code=0, at_ns=0),
     CleanedUp(deleted=0, left=None, took_ns=0),
     CoordinatorFailed(reason=""),
     closed(Outcome.RUNNING, -1.0),

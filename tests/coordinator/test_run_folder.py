@@ -34,15 +34,15 @@ def test_a_new_folder_is_created_with_the_journal(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_created_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written"):
+    with pytest.raises(UsageError, match=r"--out .*: expected a writable folder"):
         new_run_folder(tmp_path / "file" / "runs", "r-1")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UsageError, match=f"but {tmp_path} may not be written to"):
+    with pytest.raises(UsageError, match=f"but {tmp_path} is not writable"):
         new_run_folder(tmp_path / "runs", "r-1")
     monkeypatch.undo()
     folder = new_run_folder(tmp_path, "r-1")
     (tmp_path / "r-1").touch()
-    with pytest.raises(UsageError, match="cannot make the run's folder: File exists; see --out"):
+    with pytest.raises(UsageError, match="cannot create the run's folder: File exists; see --out"):
         folder.open_journal(plan())
 
 
@@ -51,7 +51,7 @@ def test_an_unreadable_folder_is_refused_before_the_start(tmp_path: Path, monkey
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", refuse)
-    with pytest.raises(UsageError, match=r"--out .*: expected a folder that can be written, but .*: Permission denied"):
+    with pytest.raises(UsageError, match=r"--out .*: expected a writable folder, but .*: Permission denied"):
         new_run_folder(tmp_path / "runs", "r-1")
 
 
@@ -78,7 +78,7 @@ def test_a_killed_run_is_resumed_in_its_folder(tmp_path: Path) -> None:
             (
                 opened(agents=["a1"]),
                 RunStarted(t0_ns=5),
-                msgspec.structs.replace(noted("a1", 0, lost=True), left=True),
+                msgspec.structs.replace(noted("a1", 0, lost=True), has_left=True),
                 closed(),
             ),
             "that run has ended; see `coordinator",

@@ -19,12 +19,12 @@ from common.protocol.token_sources import TokenVariables
 from coordinator import start
 from coordinator.core.actions import End
 from coordinator.journal.journal_file import Journal
-from coordinator.journal.records import AgentNoted, AnyRecord, CleanedUp, Outcome, Reading, RunOpened, ServerCounted
+from coordinator.journal.records import AgentEnded, AnyRecord, CleanedUp, CountersRead, Outcome, Reading, RunOpened
 from coordinator.live.view import QuietView
 from coordinator.report.run_files import ERROR_FILE, JOURNAL_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.run_folder import RunFolder, new_run_folder
 from coordinator.servers.cleanup import DeletionProgress
-from coordinator.start import Ended, conduct
+from coordinator.start import RunResult, run_plan
 from coordinator.start_options import StartOptions
 from tests.support.records import clean_run, closed, opened, plan, reading
 
@@ -33,7 +33,7 @@ HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def conducted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, records: list[AnyRecord], taken: int = 0, left: int = 0
-) -> Ended:
+) -> RunResult:
     """A run with these records. taken: signals that it handled. left: signals after its end."""
 
     def serve(_plan: object, _options: object, folder: RunFolder, *rest: object) -> End:
@@ -53,7 +53,7 @@ def conducted(
         monkeypatch.setattr(start, name, lambda _: None)
     monkeypatch.setattr(start, "_serve", serve)
     before = [signal.getsignal(number) for number in HANDLED]
-    ended = conduct(plan(), StartOptions(), new_run_folder(tmp_path, "r-1"), Console(stderr=True))
+    ended = run_plan(plan(), StartOptions(), new_run_folder(tmp_path, "r-1"), Console(stderr=True))
     assert [signal.getsignal(number) for number in HANDLED] == before
     return ended
 
@@ -63,7 +63,7 @@ def test_a_signal_during_the_shutdown_of_a_run_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, taken: int, left: int
 ) -> None:
     ended = conducted(monkeypatch, tmp_path, records=list(clean_run()), taken=taken, left=left)
-    assert (ended.exit_code, ended.told_to_end) == (EXIT_OK, left > 0)
+    assert (ended.exit_code, ended.interrupted_at_end) == (EXIT_OK, left > 0)
     assert ended.summary is not None
     assert (tmp_path / "r-1" / SUMMARY_FILE).read_text() == ended.summary.to_json()
 
@@ -74,7 +74,7 @@ def test_an_invalid_result_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch
 
 
 def _ended_well(record: AnyRecord) -> AnyRecord:
-    if not isinstance(record, AgentNoted) or record.final is None:
+    if not isinstance(record, AgentEnded) or record.final is None:
         return record
     return msgspec.structs.replace(record, final=msgspec.structs.replace(record.final, reason=""))
 
@@ -97,7 +97,7 @@ class Broken:
         with new_run_folder(tmp_path, "r-1").open_journal(self.plan) as journal:
             for record in list(clean_run(self.plan))[:-2]:  # all but the second reading and the end
                 if isinstance(record, RunOpened):
-                    record = msgspec.structs.replace(record, keys=keys)
+                    record = msgspec.structs.replace(record, key_fingerprint=keys)
                 journal.append(_ended_well(record))
         monkeypatch.setattr("coordinator.loop.DISMISS_NS", 0)
         monkeypatch.setattr("coordinator.core.run.DISMISS_NS", 0)
@@ -199,7 +199,7 @@ def test_a_folder_deleted_during_the_run_is_named_and_the_summary_is_printed(
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
 
-    def read(*_: object) -> ServerCounted:
+    def read(*_: object) -> CountersRead:
         shutil.rmtree(run.folder)
         return reading(Reading.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})
 
@@ -250,7 +250,7 @@ def test_a_journal_deleted_during_the_run_is_reported_once_and_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Broken(monkeypatch, tmp_path)
-    monkeypatch.setattr("coordinator.loop.LOOK_EVERY_NS", 0)
+    monkeypatch.setattr("coordinator.loop.CHECK_JOURNAL_EVERY_NS", 0)
     said: list[str] = []
     is_said = threading.Event()
 
@@ -259,7 +259,7 @@ def test_a_journal_deleted_during_the_run_is_reported_once_and_at_once(
             said.append(text)
             is_said.set()
 
-    def read(*_: object) -> ServerCounted:
+    def read(*_: object) -> CountersRead:
         (run.folder / JOURNAL_FILE).unlink()
         assert is_said.wait(10)
         return reading(Reading.AFTER, {"set": 2407, "get": 3005, "del": 600, "info": 2})

@@ -406,7 +406,7 @@ def main() -> int:
         with _ground() as (fleet, server):
             numbers, ended = attack_coordinator(fleet, server, options.messages, options.seed)
             print(numbers.told("coordinator"), flush=True)
-            aside = [line for line in ended.finished.stderr.splitlines() if "set aside" in line]
+            aside = [line for line in ended.finished.stderr.splitlines() if "ignored messages and peers" in line]
             print(*aside, f"exit code {ended.code}, outcome {ended.summary['run']['outcome']}", sep="\n", flush=True)
     if options.side != "coordinator":
         with _ground() as (fleet, server):

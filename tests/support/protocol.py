@@ -46,7 +46,7 @@ from coordinator.core import actions as steps
 from coordinator.core.member import Member
 from coordinator.core.run import Run
 from coordinator.core.setup import Setup
-from coordinator.journal.records import AnyRecord, Reading, ServerCounted, TargetFacts
+from coordinator.journal.records import AnyRecord, CountersRead, Reading, TargetFacts
 
 T = TypeVar("T")
 
@@ -357,7 +357,7 @@ def metrics_id(name: str) -> bytes:
 
 
 def counted(when: Reading) -> steps.Counted:
-    return steps.Counted(ServerCounted(when=when, server_run_id="server", calls={"get": 1}))
+    return steps.Counted(CountersRead(when=when, server_run_id="server", calls={"get": 1}))
 
 
 def hello(name: str = "web1", **fields: object) -> Hello:

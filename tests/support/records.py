@@ -12,8 +12,8 @@ from common.metrics.intervals import (
     LATE_SEND_NS,
     CommandMetrics,
     ConnectionMetrics,
+    GeneratorDelays,
     GeneratorMetrics,
-    HoldUps,
     IntervalMetrics,
     PoolMetrics,
 )
@@ -21,17 +21,17 @@ from common.plan.schema import Command, Load, Plan, Stage, Target, Workload
 from common.protocol.messages import Final, MetricsFrame, PoolShare
 from common.units import NS_PER_S, PerSecond, Seconds
 from coordinator.journal.records import (
-    AgentEnd,
+    AgentEnded,
     AgentFacts,
-    AgentNoted,
+    AgentOutcome,
     AnyRecord,
+    CountersRead,
     FrameAccepted,
     Outcome,
     Reading,
     RunClosed,
     RunOpened,
     RunStarted,
-    ServerCounted,
     TargetFacts,
 )
 
@@ -123,7 +123,7 @@ def accepted(agent_id: str, seq: int, *intervals: IntervalMetrics, through: int 
     return FrameAccepted(agent_id=agent_id, frame=MetricsFrame(seq=seq, through=reached, intervals=intervals))
 
 
-def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool = False, **more: object) -> AgentNoted:
+def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool = False, **more: object) -> AgentEnded:
     """An agent's end; `more` goes to its Final, or by the names of its own fields to the note itself."""
     own = {"cpu_percent_max": 50.0, "cpu_percent_busiest": 40.0, "lag_ms_max": 1.0, "clock_rtt_us": 200.0}
     own["host_cpu_percent_mean"] = 60.0
@@ -136,9 +136,9 @@ def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool 
         "processes_lost": 0,
     } | more
     final = Final(next_seq=0, issued=counted if issued is None else issued, counted=counted, reason="done", **fields)  # type: ignore[arg-type]
-    return AgentNoted(
+    return AgentEnded(
         agent_id=agent_id,
-        state=AgentEnd.LOST if lost else AgentEnd.FINISHED,
+        state=AgentOutcome.LOST if lost else AgentOutcome.FINISHED,
         reason="no heartbeat for 5 s" if lost else "the duration is over",
         final=None if lost else final,
         clock_offset_us=12.5,
@@ -146,8 +146,8 @@ def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool 
     )
 
 
-def reading(when: Reading, calls: dict[str, int], server_run_id: str = "server-1", error: str = "") -> ServerCounted:
-    return ServerCounted(when=when, server_run_id=server_run_id, connected_clients=3, calls=calls, error=error)
+def reading(when: Reading, calls: dict[str, int], server_run_id: str = "server-1", error: str = "") -> CountersRead:
+    return CountersRead(when=when, server_run_id=server_run_id, connected_clients=3, calls=calls, error=error)
 
 
 def closed(outcome: Outcome = Outcome.COMPLETED, duration_s: float = 3.0) -> RunClosed:
@@ -188,17 +188,17 @@ def watched(
     loop: float = 0.0,
     turns_ns: Sequence[int] = (),
     late_ns: Sequence[int] = (),
-    hold_ups: Mapping[str, HoldUps] | None = None,
+    delays: Mapping[str, GeneratorDelays] | None = None,
 ) -> list[AnyRecord]:
     """The same run, whose agents say how busy they were in each interval, of a second: `core` by agent id, others
-    nothing. late_ns: the send lags of its operations. hold_ups: by agent id, in each interval; others do not tell."""
+    nothing. late_ns: the send lags of its operations. delays: by agent id, in each interval; others do not tell."""
     return [
         msgspec.structs.replace(
             record,
             frame=msgspec.structs.replace(
                 record.frame,
                 intervals=tuple(
-                    _watched(one, core[record.agent_id], loop, turns_ns, late_ns, (hold_ups or {}).get(record.agent_id))
+                    _watched(one, core[record.agent_id], loop, turns_ns, late_ns, (delays or {}).get(record.agent_id))
                     for one in record.frame.intervals
                 ),
             ),
@@ -215,7 +215,7 @@ def _watched(
     loop: float,
     turns_ns: Sequence[int],
     late_ns: Sequence[int],
-    hold_ups: HoldUps | None,
+    delays: GeneratorDelays | None,
 ) -> IntervalMetrics:
     generator = GeneratorMetrics(
         cpu_ns=round(2 * core * NS_PER_S),  # a second process does as much
@@ -224,7 +224,7 @@ def _watched(
         busiest_loop_ns=round(loop * NS_PER_S),
         core_share_max=core,
         loop_lag=histogram(*turns_ns),
-        hold_ups=hold_ups,
+        delays=delays,
     )
     late = sum(lag_ns > LATE_SEND_NS for lag_ns in late_ns)
     pools = {

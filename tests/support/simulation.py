@@ -35,10 +35,10 @@ from common.protocol.messages import (
     FailureKind,
     HeartbeatReply,
     Preloaded,
+    PreparationStep,
     Prepare,
     Prepared,
     Preparing,
-    Step,
     Stop,
     WorkerFinal,
     WorkerMetrics,
@@ -50,7 +50,7 @@ from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.core import actions as steps
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
-from coordinator.journal.records import AnyRecord, CleanedUp, Reading, ServerCounted, StopDecided
+from coordinator.journal.records import AnyRecord, CleanedUp, CountersRead, Reading, StopDecided
 from coordinator.loop import after_load, journaled_agents
 from tests.support.protocol import fleet_plan, interval, setup_for
 from tests.support.stages import stage
@@ -466,7 +466,7 @@ class SimulatedCoordinator:
             known = [agent for agent in self._world.loading if self.run.state.registry.find(agent.incarnation)]
             self._world.at_work[self.run_id] = [agent.incarnation for agent in known]
         calls = {"get": self._world.done[self.run_id]}
-        self.happens(steps.Counted(ServerCounted(when=when, server_run_id="server", calls=calls)))
+        self.happens(steps.Counted(CountersRead(when=when, server_run_id="server", calls=calls)))
 
     def _deletes_until(self, seconds: float, error: str) -> None:
         done = steps.Cleaned(CleanedUp(deleted=1, left=None if error else 0, took_ns=1, error=error))
@@ -720,7 +720,7 @@ class SimulatedWorker:
         total = sum(preload_commands(plan, thread, self._assignment.threads_total) for thread in threads)
         if not done:
             self._world.preloads.setdefault(self._agent.session.run_id, Counter()).update(threads)
-        self._say(Preparing(step=Step.PRELOAD, done=done, total=total))
+        self._say(Preparing(step=PreparationStep.PRELOAD, done=done, total=total))
         if done < total:
             following = min(total, done + max(1, total // 10))
             self._world.after(self._world.draw.uniform(0.05, 0.8), lambda: self._preload(following))
@@ -735,7 +735,7 @@ class SimulatedWorker:
             self._say(Failed(kind=FailureKind.TARGET, reason="the target does not answer"))
             self.exits(1)
             return
-        self._say(Preparing(step=Step.CONNECTIONS, done=1, total=1))
+        self._say(Preparing(step=PreparationStep.CONNECTIONS, done=1, total=1))
         self._say(Prepared(processes=1, connections_open=1, preloaded=self._preloaded))
 
     def _quota(self) -> int | None:
@@ -798,7 +798,7 @@ class SimulatedWorker:
             if (takeover := order.takeover) is not None:
                 begin_ns += takeover.from_ns
                 self._first_second = self._second = takeover.from_ns // NS_PER_S
-                left = dict(takeover.left or ())
+                left = dict(takeover.remaining or ())
                 self._left = sum(left[share.number] for share in self._assignment.pools) if left else None
             self._world.at(begin_ns, self._begin)
             self._world.at(begin_ns + NS_PER_S, self._report)

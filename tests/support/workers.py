@@ -54,7 +54,7 @@ class Reported:
     def __init__(self, messages: Iterable[WorkerMessage], final: WorkerFinal) -> None:
         self.metrics = [message for message in messages if isinstance(message, WorkerMetrics)]
         self.intervals = [interval for message in self.metrics for interval in message.intervals]
-        self.total: IntervalMetrics = merge_intervals(self.intervals, Merge.NEIGHBOURS)
+        self.total: IntervalMetrics = merge_intervals(self.intervals, Merge.CONSECUTIVE)
         self.final = final
 
     @property

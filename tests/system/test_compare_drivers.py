@@ -76,5 +76,5 @@ def test_ctrl_c_drains_the_current_run_writes_its_report_and_starts_no_other(fle
     assert [path.name for path in sorted(folder.iterdir())] == ["1-client", COMPARISON_FILE]
     [one] = summaries(folder)
     assert (one["run"]["outcome"], one["ledger"]["unaccounted"]) == ("interrupted", 0)
-    assert "interrupted: 0 of 2 rounds whole" in finished.stdout
+    assert "interrupted: 0 of 2 rounds complete" in finished.stdout
     wait_until(lambda: not connections(valkey.client()), "no connection is left at the server")

@@ -66,7 +66,7 @@ def test_stopped_processes_make_a_run_suspect_with_every_driver(fleet: Fleet, pl
     assert generator["limit"]
     # The processes stopped one after the other, so the sum proves that all of them count.
     [stage] = ended.journal.stages
-    assert stage.hold_ups["a"].stalled_ns > (len(Driver) - 1) * STOP_S * NS_PER_S
+    assert stage.delays["a"].stalled_ns > (len(Driver) - 1) * STOP_S * NS_PER_S
 
 
 def test_the_load_of_a_stopped_agent_ends_with_its_lease(fleet: Fleet, plan: str) -> None:
@@ -114,7 +114,7 @@ def group() -> Iterator[Path]:
 
 def throttled_periods(fleet: Fleet) -> int:
     [stage] = fleet.journal().stages
-    return sum(hold_ups.throttled_periods for hold_ups in stage.hold_ups.values())
+    return sum(delays.throttled_periods for delays in stage.delays.values())
 
 
 def test_a_cpu_quota_that_throttles_an_agent_makes_the_run_suspect(group: Path, fleet: Fleet, plan: str) -> None:

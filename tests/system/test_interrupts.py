@@ -65,7 +65,7 @@ def test_a_second_ctrl_c_stops_the_load_at_once_and_agents_serve_the_next_run(fl
     coordinator.signal(signal.SIGINT)
     ended = fleet.end(coordinator, timeout=20)
     assert (ended.code, ended.summary["run"]["outcome"]) == (130, "interrupted")
-    assert "stopped before the server had answered" in ended.summary["ledger"]["note"]
+    assert "stopped before the server replied" in ended.summary["ledger"]["note"]
     valkey.resume()
     wait_until(lambda: not connections(valkey.client()), "no connection at the server")
 

@@ -98,7 +98,7 @@ def test_a_flush_needs_two_flags(fleet: Fleet, valkey: Server) -> None:
     finished = fleet.commands.coordinator(*start, STAMPEDE_YES_FLUSH="1")
     assert (finished.returncode, client.exists("precious")) == (2, 1)
     [line] = finished.stderr.splitlines()
-    assert "use --yes-flush too" in line
+    assert "add --yes-flush to confirm" in line
     assert not fleet.runs
     finished = fleet.commands.coordinator(*start, "--yes-flush")
     assert (finished.returncode, client.exists("precious")) == (0, 0)

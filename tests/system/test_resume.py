@@ -52,7 +52,7 @@ def test_a_run_is_resumed_after_its_coordinator_was_killed_and_every_operation_c
     reported = fleet.commands.coordinator("report", run, "--format", "json")
     assert json.loads(reported.stdout) == summary
     other = fleet.commands.coordinator("start", "--resume", run, "--duration", "1h", **secret)
-    assert (other.returncode, "expected no plan and no flags of one" in other.stderr) == (2, True)
+    assert (other.returncode, "expected no plan and no flags of a plan" in other.stderr) == (2, True)
     again = fleet.commands.coordinator("start", "--resume", run, **secret)
     assert (again.returncode, again.stdout) == (2, "")
     assert again.stderr == f"coordinator: --resume {run}: that run has ended; see `coordinator report {run}`\n"

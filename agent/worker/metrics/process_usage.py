@@ -31,7 +31,7 @@ from agent.worker.metrics.rows import IntervalKey, distinct, take_rows
 from common.cgroup import CpuGroups, QuotaReading
 from common.clock import MonotonicNs, monotonic_ns
 from common.metrics.histogram import EMPTY, Histogram, RunningHistogram
-from common.metrics.intervals import STALL_NS, GeneratorMetrics, HoldUps, Merge, merge_hold_ups
+from common.metrics.intervals import STALL_NS, GeneratorDelays, GeneratorMetrics, Merge, merge_delays
 from common.plan.timeline import MAX_LEGS, Timeline
 from common.units import NS_PER_S
 
@@ -115,10 +115,10 @@ class _Quota:
         for counter, value in zip(self._counters, values, strict=True):
             counter.add(offset_ns, value)
 
-    def release(self, begin_ns: int, until_ns: int) -> HoldUps:
-        """The hold-ups from `begin_ns`, the last call's `until_ns`, to `until_ns`."""
+    def release(self, begin_ns: int, until_ns: int) -> GeneratorDelays:
+        """The delays from `begin_ns`, the last call's `until_ns`, to `until_ns`."""
         used_ns, periods, throttled, throttled_ns = (counter.advance(until_ns) for counter in self._counters)
-        return HoldUps(
+        return GeneratorDelays(
             allowed_ns=round(self._cores * (until_ns - begin_ns)),
             quota_used_ns=used_ns,
             quota_periods=periods,
@@ -149,13 +149,13 @@ class _Stalls:
             ended_ns = self._seen_ns - self._t0_ns
             self._found.append((ended_ns - late_ns, ended_ns))
 
-    def release(self, begin_ns: int, until_ns: int) -> HoldUps:
+    def release(self, begin_ns: int, until_ns: int) -> GeneratorDelays:
         """The stalls from `begin_ns` to `until_ns`. Stalls that ended by then are forgotten."""
         here = [(max(0, began_ns), ended_ns) for began_ns, ended_ns in self._found if ended_ns > begin_ns]
         here = [(began_ns, ended_ns) for began_ns, ended_ns in here if began_ns < until_ns]
         self._found = [stall for stall in self._found if stall[1] > until_ns]
         longest_ns, at_ns = max(((ended_ns - began_ns, began_ns) for began_ns, ended_ns in here), default=(0, 0))
-        return HoldUps(
+        return GeneratorDelays(
             stalled_ns=sum(min(ended_ns, until_ns) - max(began_ns, begin_ns) for began_ns, ended_ns in here),
             stall_max_ns=longest_ns,
             stall_at_ns=at_ns,
@@ -256,8 +256,8 @@ class ProcessUsage:
         cpu_ns = self._cpu.advance(until_ns)
         until_ns = self._cpu.through_ns
         watched_ns = until_ns - begin_ns
-        hold_ups = merge_hold_ups(
-            [self._quota.release(begin_ns, until_ns), self._stalls.release(begin_ns, until_ns)], Merge.NEIGHBOURS
+        delays = merge_delays(
+            [self._quota.release(begin_ns, until_ns), self._stalls.release(begin_ns, until_ns)], Merge.CONSECUTIVE
         )
         return GeneratorMetrics(
             cpu_ns=cpu_ns,
@@ -266,7 +266,7 @@ class ProcessUsage:
             busiest_loop_ns=found.busiest_loop_ns,
             core_share_max=cpu_ns / watched_ns if watched_ns >= _LONG_ENOUGH_NS else 0.0,
             loop_lag=found.loop_lag,
-            hold_ups=hold_ups,
+            delays=delays,
         )
 
     def rest(self) -> int:

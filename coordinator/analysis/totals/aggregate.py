@@ -1,5 +1,4 @@
-"""Fold the records of a run into what is known so far. Live views, ledger and reports read it; only `Aggregate.apply`
-changes it.
+"""Adds up the records of a run. Live views, the ledger and reports read the sums; only `Aggregate.apply` changes them.
 
 Each interval of a frame is added twice:
 
@@ -32,21 +31,21 @@ from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
 from coordinator.analysis.totals.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
 from coordinator.journal.records import (
-    AgentEnd,
-    AgentNoted,
+    AgentEnded,
+    AgentOutcome,
     AnyRecord,
     CleanedUp,
     CoordinatorFailed,
+    CountersRead,
     FrameAccepted,
     Reading,
     RunClosed,
     RunOpened,
     RunStarted,
-    ServerCounted,
     ShareTakenOver,
     StopDecided,
-    Stopping,
-    WorkerNoted,
+    StopKind,
+    WorkerDied,
 )
 
 COMPACT_AFTER_S = 10
@@ -54,7 +53,7 @@ COMPACT_AFTER_S = 10
 
 
 class Aggregate:
-    """All that is known from the records so far. Attributes are read-only.
+    """The sums of all records so far. Attributes are read-only for callers.
 
     recovered: complete seconds that changed later, because an agent that had been cut off reported its operations.
     peak_open: most connections open in any second, over all agents.
@@ -68,16 +67,16 @@ class Aggregate:
         self.closed: RunClosed | None = None
         self.failed: CoordinatorFailed | None = None
         self.is_running = False
-        """A coordinator runs it now. No record says so: the reader of the journal sets this."""
-        self.readings: dict[Reading, ServerCounted] = {}
+        """Whether a coordinator runs this run now. The reader of the journal sets this, because no record has it."""
+        self.readings: dict[Reading, CountersRead] = {}
         self.agents: dict[str, AgentTally] = {}
         self.takeovers: list[ShareTakenOver] = []
-        self.workers_lost: list[WorkerNoted] = []
+        self.workers_lost: list[WorkerDied] = []
         self.seconds: dict[int, Second] = {}
         self.complete_through = -1
         self.peak_open = 0
         self.recovered: set[int] = set()
-        self.line = timeline(Load())
+        self.timeline = timeline(Load())
         self.stages: list[StageTally] = [StageTally()]
         self._lagging: set[str] = set()
         """Agents that take part, but have reported no second after `complete_through`."""
@@ -91,26 +90,26 @@ class Aggregate:
         self.failed = None  # a record after the failure means that the run was resumed
         match record:
             case RunOpened() if self.opened is not None:
-                pass  # the same once more
+                pass  # a repeated record
             case RunOpened():
                 self.opened = record
-                self.line = timeline(record.plan.load)
-                self.stages = [StageTally() for _ in self.line.legs]
+                self.timeline = timeline(record.plan.load)
+                self.stages = [StageTally() for _ in self.timeline.legs]
                 self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
                 self._lagging = set(self.agents)
             case RunStarted():
                 self.started = record
             case FrameAccepted():
                 self._add_frame(record.agent_id, record.frame)
-            case AgentNoted():
+            case AgentEnded():
                 self._note(record)
             case ShareTakenOver():
                 self._take_over(record)
-            case WorkerNoted():
+            case WorkerDied():
                 known = {(each.agent_id, each.process) for each in self.workers_lost}
                 if (record.agent_id, record.process) not in known:
                     self.workers_lost.append(record)
-            case ServerCounted():
+            case CountersRead():
                 self.readings[record.when] = record
             case CleanedUp():
                 self.cleaned = record
@@ -132,24 +131,24 @@ class Aggregate:
 
     @property
     def is_complete(self) -> bool:
-        """The run has ended, and every agent has reported everything."""
+        """Whether the run has ended, and every agent has reported everything."""
         return self.closed is not None and all(agent.finished for agent in self.agents.values())
 
     @property
-    def may_go_on(self) -> bool:
-        """The run has not ended, agents may still have results, or keys are left to delete."""
-        may_report = any(not agent.finished and not agent.left for agent in self.agents.values())
+    def can_resume(self) -> bool:
+        """Whether `--resume` makes sense: the run has not ended, agents may have results, or keys are left."""
+        may_report = any(not agent.finished and not agent.has_left for agent in self.agents.values())
         return self.closed is None or may_report or self.left_keys
 
     @property
     def left_keys(self) -> bool:
-        """The clean-up left keys, or may have left some."""
+        """Whether the clean-up left keys, or may have left some."""
         return self.cleaned is not None and self.cleaned.left != 0
 
     @property
     def load_stop(self) -> StopDecided | None:
         """The decision that stopped the load early; None if the load lasted as long as planned."""
-        return next((stop for stop in self.stops if stop.what is not Stopping.CLEAN_UP), None)
+        return next((stop for stop in self.stops if stop.what is not StopKind.CLEAN_UP), None)
 
     @property
     def totals(self) -> IntervalMetrics:
@@ -164,7 +163,7 @@ class Aggregate:
     @property
     def measured_stages(self) -> list[StageTally]:
         """All stages except the warmup."""
-        return [stage for stage, leg in zip(self.stages, self.line.legs, strict=True) if leg.measured]
+        return [stage for stage, leg in zip(self.stages, self.timeline.legs, strict=True) if leg.measured]
 
     @property
     def peak_wanted(self) -> int | None:
@@ -197,7 +196,7 @@ class Aggregate:
             self.agents[agent_id] = AgentTally(record.agent, through=record.from_ns // NS_PER_S - 1)
             self._has_reported(self.agents[agent_id])
 
-    def _note(self, record: AgentNoted) -> None:
+    def _note(self, record: AgentEnded) -> None:
         agent = self._agent(record.agent_id)
         if agent.finished or agent.end == record:
             return
@@ -214,7 +213,7 @@ class Aggregate:
         for interval in frame.intervals:
             self._add_interval(agent, interval)
         agent.next_seq = frame.seq + 1
-        if agent.end is not None and agent.end.state is AgentEnd.LOST:
+        if agent.end is not None and agent.end.state is AgentOutcome.LOST:
             agent.end = None  # the agent was silent for a while, and is back
         # These seconds became complete without the share of this agent, which was cut off.
         self.recovered.update(range(agent.through + 1, min(frame.through, self.complete_through) + 1))
@@ -238,12 +237,12 @@ class Aggregate:
         agent.transactions += interval.transactions
         agent.due_known[interval.stage] += ok + errors + interval.unsent
         for name, pool in interval.pools.items():
-            if self.line.legs[interval.stage].measured:
+            if self.timeline.legs[interval.stage].measured:
                 agent.measured[name] += sum([command.operations for command in pool.commands.values()])
             for cause, count in pool.connections.never_opened.items():
                 add_named(agent.never_opened, cause, count)
         self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
-        is_open = self.line.legs[interval.stage].is_open
+        is_open = self.timeline.legs[interval.stage].is_open
         for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread_over_seconds(interval):
             second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
             second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
@@ -276,4 +275,4 @@ def fold(records: Iterable[AnyRecord]) -> Aggregate:
 
 def _as_one(stages: list[StageTally]) -> IntervalMetrics:
     totals = [stage.totals for stage in stages]
-    return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.NEIGHBOURS)
+    return totals[0] if len(totals) == 1 else merge_intervals(totals, Merge.CONSECUTIVE)

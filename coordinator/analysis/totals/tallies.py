@@ -16,18 +16,18 @@ import msgspec
 
 from common.metrics.histogram import EMPTY, Histogram
 from common.metrics.intervals import (
+    GeneratorDelays,
     GeneratorMetrics,
-    HoldUps,
     IntervalMetrics,
     Merge,
     SecondMetrics,
     add_named,
     merge_counts,
-    merge_hold_ups,
+    merge_delays,
     merge_intervals,
 )
 from coordinator.analysis.totals.compact_histogram import CompactHistogram
-from coordinator.journal.records import AgentEnd, AgentFacts, AgentNoted
+from coordinator.journal.records import AgentEnded, AgentFacts, AgentOutcome
 
 _MERGE_AT_ONCE = 256
 """Intervals to collect before merging them: one merge of many costs little more than a merge of two."""
@@ -106,12 +106,12 @@ def _add_busy(by_agent: dict[str, BusyTime], agent_id: str, generator: Generator
     busy.add(generator.watched_ns, generator.busiest_cpu_ns, generator.busiest_loop_ns)
 
 
-def _add_hold_ups(by_agent: dict[str, HoldUps], agent_id: str, generator: GeneratorMetrics) -> None:
-    more = generator.hold_ups
+def _add_delays(by_agent: dict[str, GeneratorDelays], agent_id: str, generator: GeneratorMetrics) -> None:
+    more = generator.delays
     if more is not None and more.allowed_ns:
         # Some systems do not report the CPU time of all processes under a quota: our own is a lower bound.
         more = msgspec.structs.replace(more, quota_used_ns=max(more.quota_used_ns, generator.cpu_ns))
-    if (merged := merge_hold_ups([by_agent.get(agent_id), more], Merge.NEIGHBOURS)) is not None:
+    if (merged := merge_delays([by_agent.get(agent_id), more], Merge.CONSECUTIVE)) is not None:
         by_agent[agent_id] = merged
 
 
@@ -288,14 +288,14 @@ class Second:
 @dataclass(slots=True)
 class StageTally:
     """Sums of one leg of the load's timeline. operations: ended operations. late: operations that were sent after the
-    end of the leg. busy, hold_ups: by agent id; hold_ups only of agents whose release reports them."""
+    end of the leg. busy, delays: by agent id; delays only of agents whose release reports them."""
 
     operations: int = 0
     ok: int = 0
     unsent: int = 0
     late: int = 0
     busy: dict[str, BusyTime] = field(default_factory=dict)
-    hold_ups: dict[str, HoldUps] = field(default_factory=dict)
+    delays: dict[str, GeneratorDelays] = field(default_factory=dict)
     _totals: IntervalMetrics = _NOTHING
     _waiting: list[IntervalMetrics] = field(default_factory=list)
 
@@ -313,7 +313,7 @@ class StageTally:
     def add(self, agent_id: str, interval: IntervalMetrics, ok: int, errors: int) -> None:
         """Add an interval. ok, errors: its operations that succeeded and failed."""
         _add_busy(self.busy, agent_id, interval.generator)
-        _add_hold_ups(self.hold_ups, agent_id, interval.generator)
+        _add_delays(self.delays, agent_id, interval.generator)
         self.operations += ok + errors
         self.ok += ok
         self.unsent += interval.unsent
@@ -324,7 +324,7 @@ class StageTally:
 
     def _merge_waiting(self) -> None:
         if self._waiting:
-            self._totals = merge_intervals([self._totals, *self._waiting], Merge.NEIGHBOURS)
+            self._totals = merge_intervals([self._totals, *self._waiting], Merge.CONSECUTIVE)
             self._waiting.clear()
 
 
@@ -346,14 +346,14 @@ class AgentTally:
     transactions: int = 0
     measured: Counter[str] = field(default_factory=Counter)
     due_known: Counter[int] = field(default_factory=Counter)
-    end: AgentNoted | None = None
+    end: AgentEnded | None = None
 
     @property
-    def left(self) -> bool:
-        """It will report no more, although it did not finish."""
-        return self.end is not None and self.end.left
+    def has_left(self) -> bool:
+        """Whether it will report no more results, although it did not finish."""
+        return self.end is not None and self.end.has_left
 
     @property
     def finished(self) -> bool:
-        """It finished and reported its totals."""
-        return self.end is not None and self.end.state is AgentEnd.FINISHED
+        """Whether it finished and reported its totals."""
+        return self.end is not None and self.end.state is AgentOutcome.FINISHED

@@ -255,7 +255,7 @@ def test_what_is_too_large_for_one_message_leaves_in_several_and_nothing_is_lost
     assert len(messages) > 2 * commands
     parts = [part for frame in frames for part in frame.intervals]
     assert parts[0] == interval(6, 1)
-    assert merge_intervals(parts[1:], Merge.NEIGHBOURS) == whole
+    assert merge_intervals(parts[1:], Merge.CONSECUTIVE) == whole
     assert [frame.through for frame in frames] == [-1] * (len(frames) - 1) + [7]
     assert outbox.all_sealed
 

@@ -51,13 +51,13 @@ from common.protocol.messages import (
     Hello,
     MetricsFrame,
     Pace,
+    PreparationStep,
     Prepare,
     Prepared,
     Preparing,
     Refused,
     StandBy,
     Start,
-    Step,
     Stop,
     Welcome,
     WorkerLost,
@@ -94,11 +94,11 @@ FAILED = Failed(kind=FailureKind.TARGET, reason="the target refused us")
 
 
 def connecting(done: int, total: int) -> Preparing:
-    return Preparing(step=Step.CONNECTIONS, done=done, total=total)
+    return Preparing(step=PreparationStep.CONNECTIONS, done=done, total=total)
 
 
 def preloading(done: int, total: int) -> Preparing:
-    return Preparing(step=Step.PRELOAD, done=done, total=total)
+    return Preparing(step=PreparationStep.PRELOAD, done=done, total=total)
 
 
 def texts(actions: list[object]) -> list[str]:

@@ -36,10 +36,10 @@ from common.protocol.messages import (
     FrameAck,
     Heartbeat,
     MetricsFrame,
+    PreparationStep,
     Prepare,
     Preparing,
     Start,
-    Step,
     Stop,
     WorkerFinal,
     WorkerMetrics,
@@ -255,7 +255,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
             case "prepares":
                 self.prepares(number)
             case "progress":
-                self.worker(number, Preparing(step=Step.CONNECTIONS, done=1, total=2))
+                self.worker(number, Preparing(step=PreparationStep.CONNECTIONS, done=1, total=2))
             case "reports":
                 self.reports(number, data.draw(st.integers(0, 3)))
             case "finishes" if self.workers[number].is_started:

@@ -30,7 +30,7 @@ from common.plan.schema import (
     Target,
     Workload,
 )
-from common.protocol.messages import Failed, FailureKind, Prepared, Preparing, Step, WorkerFinal
+from common.protocol.messages import Failed, FailureKind, PreparationStep, Prepared, Preparing, WorkerFinal
 from common.serde import from_builtins
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.servers.setup_commands import set_up
@@ -300,7 +300,7 @@ def test_prewarmed_connections_are_open_before_the_start_and_closed_at_the_end(
     *progress, prepared = worker.all_until(Prepared)
     assert prepared == Prepared(processes=1, connections_open=30)
     assert progress
-    assert progress[-1] == Preparing(step=Step.CONNECTIONS, done=30, total=30)
+    assert progress[-1] == Preparing(step=PreparationStep.CONNECTIONS, done=30, total=30)
     assert connections_of(valkey) == 30
     worker.start()
     reported = worker.reported()
@@ -590,7 +590,7 @@ def preloading(worker: WorkerThread, server: Server) -> int:
     """Until it has written some keys of very many; then the server hangs. Returns when, in ns."""
     worker.prepare(plan_of(server.url, socket_timeout_s=Seconds(60), **MANY_KEYS))
     while not (progress := worker.hear(Preparing)).done:
-        assert (progress.step, progress.total) == (Step.PRELOAD, 100_000_000)
+        assert (progress.step, progress.total) == (PreparationStep.PRELOAD, 100_000_000)
     server.pause()
     return monotonic_ns()
 

@@ -111,7 +111,7 @@ def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
     running: Any = Running()
     assignment = Assignment(plan=Plan(), pools=(), threads_total=0)
     assert _watch(agent, running, Span(t0_ns, end_ns), collector, assignment) == (True, False)
-    held = [part.generator.hold_ups for message in agent.told for part in message.intervals]
+    held = [part.generator.delays for message in agent.told for part in message.intervals]
     assert [one.stalled_ns for one in held if one is not None] == [
         *[0] * 5,
         *[NS_PER_S] * 3,

@@ -49,7 +49,7 @@ def test_a_worker_process_delivers_every_message_through_any_node(cluster: Group
     run.close()
     assert run.crash == ""
     _, intervals = collector.collect_rest(0)
-    [pool] = merge_intervals(intervals, Merge.NEIGHBOURS).pools.values()
+    [pool] = merge_intervals(intervals, Merge.CONSECUTIVE).pools.values()
     told = pool.deliveries
     assert told.delivered == told.expected == told.latency.count > 0
     assert told.foreign == told.repeated == told.resubscribed == 0

@@ -27,7 +27,7 @@ from common.plan.schema import (
     Values,
     Workload,
 )
-from common.protocol.messages import Assignment, PoolLeft, PoolShare, TakeOver
+from common.protocol.messages import Assignment, PoolRemainder, PoolShare, TakeOver
 from common.units import NS_PER_S, Bytes, Count, PerSecond, Seconds
 from tests.support.runs import wait_until
 from tests.support.servers import Server
@@ -79,7 +79,7 @@ def collected(run: WorkerRun, collector: Collector) -> IntervalMetrics:
     run.close()
     assert run.crash == ""
     _, intervals = collector.collect_rest(0)
-    return merge_intervals(intervals, Merge.NEIGHBOURS)
+    return merge_intervals(intervals, Merge.CONSECUTIVE)
 
 
 def test_each_thread_of_the_fleet_issues_its_own_part_on_any_machine(valkey: Server) -> None:
@@ -97,18 +97,20 @@ DRIVERS = {
 }
 
 
-def taken_over(run: WorkerRun, from_s: float, left: tuple[PoolLeft, ...] | None = None) -> tuple[int, IntervalMetrics]:
+def taken_over(
+    run: WorkerRun, from_s: float, remaining: tuple[PoolRemainder, ...] | None = None
+) -> tuple[int, IntervalMetrics]:
     """A share that goes on `from_s` after a start that has passed, which is soon. Returns the skew of its start, and
     what it did."""
     run.open(quiet)
     from_ns = round(from_s * NS_PER_S)
-    _, collector = run.start(monotonic_ns() + NS_PER_S // 10 - from_ns, TakeOver(from_ns=from_ns, left=left))
+    _, collector = run.start(monotonic_ns() + NS_PER_S // 10 - from_ns, TakeOver(from_ns=from_ns, remaining=remaining))
     wait_until(lambda: not run.is_alive, "the workers end")
     run.close()
     assert run.crash == ""
     _, intervals = collector.collect_rest(0)
     assert min(interval.first for interval in intervals) == int(from_s)
-    return collector.start_skew_ns, merge_intervals(intervals, Merge.NEIGHBOURS)
+    return collector.start_skew_ns, merge_intervals(intervals, Merge.CONSECUTIVE)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -133,7 +135,7 @@ def test_a_takeover_issues_the_requests_that_its_pools_have_left(
 ) -> None:
     plan = plan_of(valkey.url, DRIVERS[driver], load=requests(1000))
     plan = msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, **batch))
-    skew_ns, total = taken_over(WorkerRun(whole_of(plan)), 50.0, (PoolLeft(0, 11), PoolLeft(1, 0)))
+    skew_ns, total = taken_over(WorkerRun(whole_of(plan)), 50.0, (PoolRemainder(0, 11), PoolRemainder(1, 0)))
     assert 0 <= skew_ns < NS_PER_S
     assert total.issued == total.operations == 11
 

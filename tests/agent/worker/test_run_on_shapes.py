@@ -53,7 +53,7 @@ def ran(
         run.close()
     assert run.crash == ""
     _, intervals = collector.collect_rest(0)
-    return opened, merge_intervals(intervals, Merge.NEIGHBOURS)
+    return opened, merge_intervals(intervals, Merge.CONSECUTIVE)
 
 
 def calls(group: Group, target: Target) -> dict[str, int]:

@@ -16,8 +16,8 @@ from common.metrics.intervals import (
     CommandMetrics,
     ConnectionMetrics,
     DeliveryMetrics,
+    GeneratorDelays,
     GeneratorMetrics,
-    HoldUps,
     IntervalMetrics,
     Merge,
     PoolMetrics,
@@ -27,9 +27,9 @@ from common.metrics.intervals import (
     merge_commands,
     merge_connections,
     merge_counts,
+    merge_delays,
     merge_deliveries,
     merge_generators,
-    merge_hold_ups,
     merge_intervals,
     merge_named,
     merge_pools,
@@ -86,8 +86,8 @@ pools = st.builds(
     connections=connections,
     deliveries=deliveries,
 )
-hold_ups = st.builds(
-    HoldUps,
+delays = st.builds(
+    GeneratorDelays,
     allowed_ns=numbers,
     quota_used_ns=numbers,
     quota_periods=numbers,
@@ -105,7 +105,7 @@ generators = st.builds(
     busiest_loop_ns=numbers,
     core_share_max=st.floats(0, 2),
     loop_lag=histograms,
-    hold_ups=st.none() | hold_ups,
+    delays=st.none() | delays,
 )
 intervals = st.builds(
     lambda first, more, **rest: IntervalMetrics(first=first, last=first + more, **rest),
@@ -181,8 +181,8 @@ def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics
 
 def test_open_connections_of_peers_add_up_and_those_of_neighbours_do_not() -> None:
     parts = [ConnectionMetrics(opened=1, open_peak=3, wanted=9), ConnectionMetrics(opened=1, open_peak=5, wanted=7)]
-    assert merge_connections(parts, Merge.PEERS) == ConnectionMetrics(opened=2, open_peak=8, wanted=16)
-    assert merge_connections(parts, Merge.NEIGHBOURS) == ConnectionMetrics(opened=2, open_peak=5, wanted=9)
+    assert merge_connections(parts, Merge.PARALLEL) == ConnectionMetrics(opened=2, open_peak=8, wanted=16)
+    assert merge_connections(parts, Merge.CONSECUTIVE) == ConnectionMetrics(opened=2, open_peak=5, wanted=9)
 
 
 def test_what_kept_connections_from_opening_adds_up_by_cause() -> None:
@@ -197,20 +197,20 @@ def test_what_kept_connections_from_opening_adds_up_by_cause() -> None:
 def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_add_up() -> None:
     busy = GeneratorMetrics(cpu_ns=90, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=70, core_share_max=0.9)
     idle = GeneratorMetrics(cpu_ns=10, watched_ns=100, busiest_cpu_ns=10, busiest_loop_ns=80, core_share_max=0.1)
-    assert merge_generators([busy, idle], Merge.PEERS) == GeneratorMetrics(
+    assert merge_generators([busy, idle], Merge.PARALLEL) == GeneratorMetrics(
         cpu_ns=100, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=80, core_share_max=0.9
     )
-    assert merge_generators([busy, idle], Merge.NEIGHBOURS) == GeneratorMetrics(
+    assert merge_generators([busy, idle], Merge.CONSECUTIVE) == GeneratorMetrics(
         cpu_ns=100, watched_ns=200, busiest_cpu_ns=100, busiest_loop_ns=150, core_share_max=0.9
     )
 
 
 def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_up() -> None:
-    first = HoldUps(allowed_ns=50, quota_used_ns=50, quota_periods=10, throttled_periods=9, throttled_ns=70)
-    second = HoldUps(
+    first = GeneratorDelays(allowed_ns=50, quota_used_ns=50, quota_periods=10, throttled_periods=9, throttled_ns=70)
+    second = GeneratorDelays(
         allowed_ns=50, quota_periods=9, throttled_periods=9, stalled_ns=300, stall_max_ns=200, stall_at_ns=7
     )
-    assert merge_hold_ups([first, None, second], Merge.PEERS) == HoldUps(
+    assert merge_delays([first, None, second], Merge.PARALLEL) == GeneratorDelays(
         allowed_ns=50,
         quota_used_ns=50,
         quota_periods=10,
@@ -220,7 +220,7 @@ def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_
         stall_max_ns=200,
         stall_at_ns=7,
     )
-    assert merge_hold_ups([first, None, second], Merge.NEIGHBOURS) == HoldUps(
+    assert merge_delays([first, None, second], Merge.CONSECUTIVE) == GeneratorDelays(
         allowed_ns=100,
         quota_used_ns=50,
         quota_periods=19,
@@ -233,8 +233,8 @@ def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_
 
 
 def test_a_release_that_tells_nothing_of_hold_ups_is_not_one_without_any() -> None:
-    assert merge_hold_ups([None, None], Merge.PEERS) is merge_hold_ups([], Merge.PEERS) is None
-    assert merge_hold_ups([None, HoldUps()], Merge.PEERS) == HoldUps()
+    assert merge_delays([None, None], Merge.PARALLEL) is merge_delays([], Merge.PARALLEL) is None
+    assert merge_delays([None, GeneratorDelays()], Merge.PARALLEL) == GeneratorDelays()
 
 
 def test_error_replies_and_failures_are_operations_that_were_not_done() -> None:
@@ -251,13 +251,13 @@ def test_names_keep_the_order_in_which_they_first_came() -> None:
 def test_intervals_of_different_stages_never_become_one() -> None:
     parts = [IntervalMetrics(first=0, last=0, stage=stage, unsent=stage) for stage in (2, 0, 2)]
     with pytest.raises(ValueError, match=r"expected intervals of one stage, got stages \[0, 2\]"):
-        merge_intervals(parts, Merge.PEERS)
-    assert [(part.stage, part.unsent) for part in merge_by_stage(parts, Merge.PEERS)] == [(0, 0), (2, 4)]
+        merge_intervals(parts, Merge.PARALLEL)
+    assert [(part.stage, part.unsent) for part in merge_by_stage(parts, Merge.PARALLEL)] == [(0, 0), (2, 4)]
 
 
 def test_nothing_at_all_is_no_interval() -> None:
     with pytest.raises(ValueError, match="expected at least one interval"):
-        merge_intervals([], Merge.PEERS)
+        merge_intervals([], Merge.PARALLEL)
 
 
 @given(intervals)
@@ -276,7 +276,8 @@ def test_a_frame_of_a_peer_that_does_not_watch_itself_is_understood_and_so_is_on
 def in_full(value: object) -> object:
     """Every field, as releases before this one wrote them, in frames and in journals."""
     if isinstance(value, msgspec.Struct):
-        return {name: in_full(getattr(value, name)) for name in value.__struct_fields__}
+        names = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
+        return {key: in_full(getattr(value, name)) for key, name in names}
     return {name: in_full(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
@@ -311,7 +312,7 @@ def test_an_interval_that_is_split_merges_to_the_same_and_its_parts_are_small(
     interval: IntervalMetrics, most: int
 ) -> None:
     parts = list(split_interval(interval, most))
-    assert merge_intervals(parts, Merge.NEIGHBOURS) == interval
+    assert merge_intervals(parts, Merge.CONSECUTIVE) == interval
     for part in parts:
         assert size_of(part) <= most or sum(len(pool.commands) for pool in part.pools.values()) <= 1
 
@@ -323,7 +324,7 @@ def test_seconds_that_are_joined_lose_nothing_but_the_commands_of_each(parts: li
         for number, part in enumerate(parts)
     ]
     [joined] = joined_seconds(apart)
-    assert msgspec.structs.replace(joined, seconds=()) == merge_intervals(apart, Merge.NEIGHBOURS)
+    assert msgspec.structs.replace(joined, seconds=()) == merge_intervals(apart, Merge.CONSECUTIVE)
     assert [second.number for second in joined.seconds] == list(range(len(parts)))
     for second, part in zip(joined.seconds, apart, strict=True):
         commands = [command for pool in part.pools.values() for command in pool.commands.values()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from common.metrics.intervals import HoldUps
+from common.metrics.intervals import GeneratorDelays
 from common.plan.schema import Driver, Plan, Pools
 from common.units import NS_PER_S
 from coordinator.analysis.generator import all_report_cpu, busiest_agent, generator_delay, generator_limits
@@ -161,26 +161,30 @@ def test_the_busiest_agent_used_the_largest_share_of_a_core_over_all_stages() ->
 
 # Hold-ups
 
-FREE = HoldUps()
-THROTTLED = HoldUps(
+FREE = GeneratorDelays()
+THROTTLED = GeneratorDelays(
     allowed_ns=NS_PER_S // 10, quota_used_ns=90 * MS, quota_periods=10, throttled_periods=9, throttled_ns=800 * MS
 )
-STALLED = HoldUps(stalled_ns=1000 * MS, stall_max_ns=3000 * MS, stall_at_ns=2100 * MS)
+STALLED = GeneratorDelays(stalled_ns=1000 * MS, stall_max_ns=3000 * MS, stall_at_ns=2100 * MS)
 REMEDY = (
     "Raise the quota (docker run --cpus, limits.cpu in Kubernetes, CPUQuota= of systemd), lower the load, or use more "
     "machines."
 )
 
 
-def held_up(a1: HoldUps, a2: HoldUps = FREE, core: dict[str, float] = IDLE, **busy: object) -> list[AnyRecord]:
-    return run_of(core, hold_ups={"a1": a1, "a2": a2}, **busy)
+def held_up(
+    a1: GeneratorDelays, a2: GeneratorDelays = FREE, core: dict[str, float] = IDLE, **busy: object
+) -> list[AnyRecord]:
+    return run_of(core, delays={"a1": a1, "a2": a2}, **busy)
 
 
 @pytest.mark.parametrize(("throttled", "is_limit"), [(0, False), (9, False), (10, True), (930, True)])
 def test_an_agent_that_its_quota_throttles_in_1_percent_of_the_periods_is_the_limit(
     throttled: int, is_limit: bool
 ) -> None:
-    found = findings(held_up(HoldUps(allowed_ns=15 * NS_PER_S // 10, quota_periods=1000, throttled_periods=throttled)))
+    found = findings(
+        held_up(GeneratorDelays(allowed_ns=15 * NS_PER_S // 10, quota_periods=1000, throttled_periods=throttled))
+    )
     reasons = (
         f"Agent a1 was throttled by its CPU quota of 1.5 cores in {3 * throttled:,} of 3,000 periods: the generator"
     )
@@ -208,7 +212,7 @@ def test_a_process_that_did_not_run_for_a_second_delayed_the_load() -> None:
     [(1000 * MS, 1, True), (999 * MS, 9 * MS, False), (300 * MS, 10 * MS, True), (0, 0, False)],
 )
 def test_short_stalls_count_from_1_percent_of_the_time_on(longest_ns: int, stalled_ns: int, reasons: bool) -> None:
-    assert bool(findings(held_up(HoldUps(stalled_ns=stalled_ns, stall_max_ns=longest_ns)))) is reasons
+    assert bool(findings(held_up(GeneratorDelays(stalled_ns=stalled_ns, stall_max_ns=longest_ns)))) is reasons
 
 
 def test_short_stalls_of_a_throttled_agent_are_caused_by_its_quota() -> None:
@@ -227,15 +231,15 @@ def test_a_process_that_was_busy_and_stalled_has_two_findings() -> None:
 def test_a_hold_up_of_the_warmup_is_no_finding() -> None:
     records = staged(0.1, 0.1, 0.1)
     warmup = next(record for record in records if isinstance(record, FrameAccepted))
-    records[records.index(warmup)] = watched([warmup], {"a1": 0.1}, hold_ups={"a1": STALLED})[0]
+    records[records.index(warmup)] = watched([warmup], {"a1": 0.1}, delays={"a1": STALLED})[0]
     assert findings(records) == []
-    records[-1] = watched([records[-1]], {"a1": 0.1}, hold_ups={"a1": STALLED})[0]
+    records[-1] = watched([records[-1]], {"a1": 0.1}, delays={"a1": STALLED})[0]
     [found] = findings(records)
     assert "from 2.1 s on in stage 2: it was stopped" in found
 
 
 def test_a_hold_up_is_the_cause_of_unsent_operations() -> None:
-    def cause(a1: HoldUps) -> str | None:
+    def cause(a1: GeneratorDelays) -> str | None:
         run = fold(held_up(a1))
         return generator_delay(stage_results(run, audit(run)))
 

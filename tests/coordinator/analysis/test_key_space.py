@@ -24,7 +24,7 @@ from coordinator.analysis.key_space import (
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.verdict import Level, judge
-from coordinator.journal.records import AnyRecord, CleanedUp, Reading, RunOpened, ServerCounted
+from coordinator.journal.records import AnyRecord, CleanedUp, CountersRead, Reading, RunOpened
 from tests.support.records import clean_run, plan
 
 
@@ -55,7 +55,7 @@ def run(before: int | None, after: int | None, *more: AnyRecord) -> Aggregate:
                 agents = tuple(msgspec.structs.replace(facts, preloaded=done) for facts in record.agents)
                 target = msgspec.structs.replace(record.target, keys=before)
                 record = msgspec.structs.replace(record, agents=agents, target=target)
-            case ServerCounted(when=Reading.BEFORE):
+            case CountersRead(when=Reading.BEFORE):
                 record = msgspec.structs.replace(record, keys=after)
         records.append(record)
     return fold([*records, *more])

@@ -10,7 +10,7 @@ from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
 from coordinator.analysis.ledger import Ledger, audit
 from coordinator.analysis.totals.aggregate import Aggregate, fold
-from coordinator.journal.records import AnyRecord, NodeCounted, Reading, ServerCounted
+from coordinator.journal.records import AnyRecord, CountersRead, NodeCounters, Reading
 from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
 
 
@@ -140,11 +140,11 @@ def test_multi_and_exec_are_compared_with_the_transactions() -> None:
     assert ledger(3, 1, retries=1).unaccounted == 0
 
 
-def nodes(when: Reading, *nodes: tuple[str, str, str, dict[str, int]]) -> ServerCounted:
+def nodes(when: Reading, *nodes: tuple[str, str, str, dict[str, int]]) -> CountersRead:
     counted = tuple(
-        NodeCounted(name=name, role=role, run_id=run_id, calls=calls) for name, role, run_id, calls in nodes
+        NodeCounters(name=name, role=role, run_id=run_id, calls=calls) for name, role, run_id, calls in nodes
     )
-    return ServerCounted(when=when, nodes=counted, calls={})
+    return CountersRead(when=when, nodes=counted, calls={})
 
 
 BEFORE = nodes(Reading.BEFORE, ("h:1", "primary", "x", {"get": 5}), ("h:2", "replica", "y", {"get": 1}))

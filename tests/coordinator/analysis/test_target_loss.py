@@ -6,11 +6,11 @@ import pytest
 from common.metrics.histogram import EMPTY
 from coordinator.analysis.target_loss import target_loss
 from coordinator.analysis.totals.aggregate import fold
-from coordinator.journal.records import AnyRecord, Reading, RunOpened, ServerCounted
+from coordinator.journal.records import AnyRecord, CountersRead, Reading, RunOpened
 from tests.support.records import accepted, command, histogram, interval, opened, reading
 
 ANSWERS = reading(Reading.AFTER, {})
-GONE = ServerCounted(when=Reading.AFTER, error="target 127.0.0.1:6379 refused the connection", unreachable=True)
+GONE = CountersRead(when=Reading.AFTER, error="target 127.0.0.1:6379 refused the connection", unreachable=True)
 REFUSED = reading(Reading.AFTER, {}, error="it does not permit INFO")
 
 DONE, SILENT = {"ok": 100}, {"ok": 0}
@@ -23,7 +23,7 @@ SOME = {"ok": 50, "failures": {"ConnectionError": 3}}
 
 
 def sentence(
-    *seconds: dict[str, object], load_s: float | None = None, after: ServerCounted | None = GONE, topology: str = ""
+    *seconds: dict[str, object], load_s: float | None = None, after: CountersRead | None = GONE, topology: str = ""
 ) -> str:
     """How a run with these seconds lost its target; "" if it did not."""
     first = opened(agents=["a1"])
@@ -88,7 +88,7 @@ def test_blocking_operations_that_wait_until_the_end_are_no_loss() -> None:
 
 @pytest.mark.parametrize("name", ["CheckoutTimeout", "MaxConnectionsError", "DataMismatch"])
 @pytest.mark.parametrize("after", [GONE, ANSWERS])
-def test_errors_of_the_generator_are_no_loss_of_the_target(name: str, after: ServerCounted) -> None:
+def test_errors_of_the_generator_are_no_loss_of_the_target(name: str, after: CountersRead) -> None:
     assert sentence(*[DONE] * 4, *[{"failures": {name: 40}}] * 6, after=after) == ""
 
 

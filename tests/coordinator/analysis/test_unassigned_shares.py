@@ -14,7 +14,7 @@ from agent.worker.pacing.pacer import quota_of
 from agent.worker.pacing.staged_load import schedules_of
 from common.plan.schema import Arrivals, Load, Plan
 from common.plan.timeline import timeline
-from common.protocol.messages import PoolLeft
+from common.protocol.messages import PoolRemainder
 from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.analysis.backlog import Backlog
 from coordinator.analysis.ledger import audit
@@ -22,13 +22,13 @@ from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.unassigned_shares import remaining_requests, unassigned_sentence, unassigned_shares
 from coordinator.analysis.verdict import Level, judge
 from coordinator.journal.records import (
-    AgentNoted,
+    AgentEnded,
     AnyRecord,
     Outcome,
     RunStarted,
     ShareTakenOver,
     StopDecided,
-    Stopping,
+    StopKind,
 )
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
@@ -48,7 +48,7 @@ def planned(load: Load) -> Plan:
 
 
 def taken_over(
-    replaces: str, by: str, from_s: float, run: Sequence[AnyRecord], left: tuple[PoolLeft, ...] | None = None
+    replaces: str, by: str, from_s: float, run: Sequence[AnyRecord], remaining: tuple[PoolRemainder, ...] | None = None
 ) -> ShareTakenOver:
     facts = fold(run).agents[replaces].facts
     return ShareTakenOver(
@@ -56,7 +56,7 @@ def taken_over(
         replaces=replaces,
         from_ns=round(from_s * NS_PER_S),
         at_ns=T0_NS + round(from_s * NS_PER_S),
-        left=left,
+        remaining=remaining,
     )
 
 
@@ -68,7 +68,7 @@ def load_of(load: Load, *, lost_after_s: int = 3, per_second: int = 50) -> list[
     return [*records, noted("a2", 0, lost=True)]
 
 
-def in_time(agent_id: str, counted: int) -> AgentNoted:
+def in_time(agent_id: str, counted: int) -> AgentEnded:
     """The note of an agent that ended as planned."""
     note = noted(agent_id, counted, ran_ns=10 * NS_PER_S)
     assert note.final is not None
@@ -115,7 +115,7 @@ def test_if_all_agents_are_lost_their_shares_are_missing_until_the_planned_end()
 
 
 def test_no_share_is_missing_after_the_load_was_stopped() -> None:
-    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 6 * NS_PER_S)
+    stop = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 6 * NS_PER_S)
     run = all_lost(stop)
     assert {share.until_s for share in unassigned_shares(run)} == {6.0}
     assert audit(run).uncarried == 300
@@ -192,7 +192,7 @@ def test_the_verdict_names_the_cause_of_a_missed_rate() -> None:
 def test_a_rate_missed_by_late_requests_has_the_same_cause() -> None:
     load = Load(requests=Count(1000), rate_per_s=PerSecond(100.0))
     records = load_of(load)
-    records.append(taken_over("a2", "a3", 7.0, records, (PoolLeft(1, 350),)))
+    records.append(taken_over("a2", "a3", 7.0, records, (PoolRemainder(1, 350),)))
     records += [accepted("a3", second - 7, interval(second, done(50))) for second in range(7, 14)]  # type: ignore[arg-type]
     run = fold([*records, in_time("a1", 500), in_time("a3", 350), closed(Outcome.DEGRADED, duration_s=14.0)])
     assert unassigned_sentence(run) == ""
@@ -224,7 +224,7 @@ def test_the_share_of_an_agent_that_ends_early_is_missing_from_its_end_on() -> N
 
 
 def test_nothing_is_due_after_a_stop() -> None:
-    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 5 * NS_PER_S)
+    stop = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=T0_NS + 5 * NS_PER_S)
     [share] = unassigned_shares(ended(load_of(OPEN), stop))
     assert (share.until_s, share.operations) == (5.0, {0: 100})
 
@@ -247,13 +247,13 @@ def test_the_requests_left_at_the_end_are_missing() -> None:
     [share] = unassigned_shares(ended(records))
     assert share.operations == {0: 500 - 150}
     left = remaining_requests(fold(records), "a2")
-    assert left == (PoolLeft(1, 350),)
+    assert left == (PoolRemainder(1, 350),)
     records.append(taken_over("a2", "a3", 7.0, records, left))
     assert remaining_requests(fold(records), "a3") == left
     records.append(accepted("a3", 0, interval(7, done(350))))  # type: ignore[arg-type]
     run = ended(records, in_time("a3", 350))
     assert sum(each.operations.total() for each in unassigned_shares(run)) == 0
-    assert remaining_requests(run, "a3") == (PoolLeft(1, 0),)
+    assert remaining_requests(run, "a3") == (PoolRemainder(1, 0),)
 
 
 def test_a_load_by_duration_leaves_no_requests() -> None:

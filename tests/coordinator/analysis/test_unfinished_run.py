@@ -9,18 +9,18 @@ from common.plan.schema import CleanUp
 from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.journal.records import (
-    AgentNoted,
+    AgentEnded,
     AnyRecord,
     CleanedUp,
     CoordinatorFailed,
+    CountersRead,
     FrameAccepted,
     Outcome,
     RunClosed,
     RunOpened,
     RunStarted,
-    ServerCounted,
     StopDecided,
-    Stopping,
+    StopKind,
 )
 from coordinator.report.summary import build_summary
 from tests.support.records import clean_run, closed, plan
@@ -40,12 +40,12 @@ def until(kind: type, number: int = 0, records: Sequence[AnyRecord] = WHOLE) -> 
 
 ENDS = {
     "opened": (until(RunOpened), "before the start, without any load so far"),
-    "counted": (until(ServerCounted), "before the start, without any load so far"),
+    "counted": (until(CountersRead), "before the start, without any load so far"),
     "started": (until(RunStarted), "during the load (before its agents had reported any results)"),
     "second 1": (until(FrameAccepted, 3), "during the load (reported up to second 1)"),
-    "one agent": (until(AgentNoted), "during the load (reported up to second 2)"),
-    "all agents": (until(AgentNoted, -1), "after the load, before the server's counters were read again"),
-    "read again": (until(ServerCounted, -1), "after the load, while the plan's keys were deleted: some may be left"),
+    "one agent": (until(AgentEnded), "during the load (reported up to second 2)"),
+    "all agents": (until(AgentEnded, -1), "after the load, before the server's counters were read again"),
+    "read again": (until(CountersRead, -1), "after the load, while the plan's keys were deleted: some may be left"),
     "deleted": (CLEANED, "after the load, before its end was recorded"),
     "none deleted": (list(clean_run())[:-1], "after the load, before its end was recorded"),
 }
@@ -67,7 +67,7 @@ def test_a_journal_without_an_end_says_how_far_the_run_came(name: str) -> None:
     assert unfinished_reason(run) == f"the run has not ended: it is {where}"
     summary = build_summary(run)
     assert (summary.run.outcome, summary.run.reason) == (Outcome.RUNNING, unfinished_reason(run))
-    ended = {record.agent_id for record in records if isinstance(record, AgentNoted)}
+    ended = {record.agent_id for record in records if isinstance(record, AgentEnded)}
     assert {agent.id for agent in summary.agents if agent.state.value == "open"} == {"a1", "a2"} - ended
     assert any(reason.startswith("The run has not ended") for reason in summary.verdict.reasons)
     assert not any("lost" in reason for reason in summary.verdict.reasons)
@@ -94,7 +94,7 @@ def test_an_ended_run_is_not_unfinished() -> None:
 
 
 def test_a_load_that_was_being_stopped_is_reported_as_such() -> None:
-    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=123_456_789 + 1_500_000_000)
+    stop = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=123_456_789 + 1_500_000_000)
     run = fold([*until(FrameAccepted, 1), stop])
     assert "during the load (reported up to second 0), which was being stopped (interrupted);" in unfinished_reason(run)
     summary = build_summary(run)
@@ -102,7 +102,7 @@ def test_a_load_that_was_being_stopped_is_reported_as_such() -> None:
 
 
 def test_an_interrupted_clean_up_did_not_stop_the_load() -> None:
-    stop = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
+    stop = StopDecided(what=StopKind.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
     run = fold([*WHOLE[:-1], stop])
     assert "stopped" not in unfinished_reason(run)
     assert (build_summary(run).run.stop_reason, build_summary(run).run.stopped_at_s) == ("", None)

@@ -13,11 +13,11 @@ from common.units import NS_PER_S, Count
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.totals.aggregate import fold
 from coordinator.analysis.verdict import judge
-from coordinator.journal.records import AnyRecord, FrameAccepted, Reading, RunOpened, ServerCounted
+from coordinator.journal.records import AnyRecord, CountersRead, FrameAccepted, Reading, RunOpened
 from tests.support.records import accepted, closed, command, interval, noted, opened, plan, reading, watched
 
 LOAD_S = 10
-GONE = ServerCounted(when=Reading.AFTER, error="it refused the connection", unreachable=True)
+GONE = CountersRead(when=Reading.AFTER, error="it refused the connection", unreachable=True)
 MS = 1_000_000
 
 
@@ -42,7 +42,7 @@ def four(driver: Driver = Driver.CLIENT, **more: object) -> RunOpened:
 def unsent(
     seconds: Sequence[IntervalMetrics],
     run: RunOpened | None = None,
-    after: ServerCounted | None = None,
+    after: CountersRead | None = None,
     **changes: object,
 ) -> str:
     """The cause that the verdict names for 5,000 unsent operations, without its full stop."""

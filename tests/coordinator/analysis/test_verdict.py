@@ -10,14 +10,14 @@ from coordinator.analysis.ledger import audit
 from coordinator.analysis.totals.aggregate import fold
 from coordinator.analysis.verdict import RULES, Level, Verdict, judge
 from coordinator.journal.records import (
-    AgentNoted,
+    AgentEnded,
     AnyRecord,
+    CountersRead,
     FrameAccepted,
     Reading,
     RunClosed,
     RunOpened,
-    ServerCounted,
-    WorkerNoted,
+    WorkerDied,
 )
 from tests.support.records import (
     accepted,
@@ -48,9 +48,9 @@ def with_note(**changes: object) -> Change:
 
     def change(records: list[AnyRecord]) -> list[AnyRecord]:
         changed = list(records)
-        position = next(i for i, record in enumerate(records) if isinstance(record, AgentNoted))
+        position = next(i for i, record in enumerate(records) if isinstance(record, AgentEnded))
         note = records[position]
-        assert isinstance(note, AgentNoted)
+        assert isinstance(note, AgentEnded)
         assert note.final is not None
         final = {name: value for name, value in changes.items() if name in note.final.__struct_fields__}
         own = {name: value for name, value in changes.items() if name not in final}
@@ -66,14 +66,14 @@ def without(kind: type[AnyRecord]) -> Change:
 
 def more_calls(extra: int) -> Change:
     def change(records: list[AnyRecord]) -> list[AnyRecord]:
-        after = next(r for r in records if isinstance(r, ServerCounted) and r.when is Reading.AFTER)
+        after = next(r for r in records if isinstance(r, CountersRead) and r.when is Reading.AFTER)
         return [*records, msgspec.structs.replace(after, calls=after.calls | {"get": after.calls["get"] + extra})]
 
     return change
 
 
 def last_agent_lost(records: list[AnyRecord]) -> list[AnyRecord]:
-    others = [record for record in records if not (isinstance(record, AgentNoted) and record.agent_id == "a2")]
+    others = [record for record in records if not (isinstance(record, AgentEnded) and record.agent_id == "a2")]
     return [*others, noted("a2", 0, lost=True)]
 
 
@@ -101,13 +101,13 @@ CASES: dict[str, tuple[Change, Level, str]] = {
         "1 of 2 agents lost (a2): the report includes the 3,000",
     ),
     "a worker died": (
-        lambda records: [*records, WorkerNoted(agent_id="a1", process=0, exit_code=-9)],
+        lambda records: [*records, WorkerDied(agent_id="a1", process=0, exit_code=-9)],
         Level.SUSPECT,
         "1 worker process died",
     ),
     "a worker died, says the agent": (with_note(processes_lost=2), Level.SUSPECT, "2 worker processes died"),
     "the drain was cut short": (with_note(drained=False), Level.SUSPECT, "Workers of a1 were stopped"),
-    "no reading of the server": (without(ServerCounted), Level.SUSPECT, "server's own count could not be compared"),
+    "no reading of the server": (without(CountersRead), Level.SUSPECT, "server's own count could not be compared"),
     "the generator was busy, as it measured": (
         lambda records: watched(records, {"a1": 0.97, "a2": 0.5}),
         Level.SUSPECT,

@@ -46,7 +46,7 @@ def test_each_row_has_medians_and_spreads_of_both_drivers_and_their_difference()
         "(0.038..0.045)",
     ]
     assert row(totals, "p99")[2:4] == ["1.00", "(1.00..1.00)"]
-    assert "median (least..greatest) of 3 rounds" in report
+    assert "median (min..max) of 3 rounds" in report
 
 
 def test_the_cost_of_redis_py_is_a_sentence() -> None:
@@ -89,8 +89,8 @@ def test_each_reason_for_distrust_is_shown_once_with_its_runs() -> None:
 def test_runs_of_an_incomplete_round_are_shown_and_not_compared() -> None:
     runs = [conducted(1, CLIENT), conducted(1, WIRE), conducted(2, WIRE, FleetError.exit_code)]
     report = text(*runs, outcome=Outcome.ABORTED, reason="2-wire failed: lost a1")
-    assert "aborted: 1 of 3 rounds whole; 2-wire failed: lost a1" in report
-    assert "not compared, because its round is not whole: 2-wire" in report
+    assert "aborted: 1 of 3 rounds complete; 2-wire failed: lost a1" in report
+    assert "not compared, because its round is not complete: 2-wire" in report
     alone = text(conducted(1, CLIENT), outcome=Outcome.INTERRUPTED)
     assert row(alone, "1-client")[:2] == ["1-client", "2k"]
     assert "What redis-py costs" not in alone

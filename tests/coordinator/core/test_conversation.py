@@ -23,7 +23,7 @@ from common.units import NS_PER_S
 from coordinator.core.actions import Note, Send, Write
 from coordinator.core.member import MemberState
 from coordinator.journal.frame_checks import AHEAD_S
-from coordinator.journal.records import AgentEnd, AgentNoted, FrameAccepted, WorkerNoted
+from coordinator.journal.records import AgentEnded, AgentOutcome, FrameAccepted, WorkerDied
 from tests.support.protocol import (
     OTHER_RUN_ID,
     RUN_ID,
@@ -264,7 +264,7 @@ def test_a_frame_of_seconds_that_have_not_been_yet_ends_the_agents_part() -> Non
     frame = MetricsFrame(seq=0, through=0, intervals=(interval(0, last=last),))
     actions = bench.says("web1", frame)
     [noted] = written(actions)
-    assert (type(noted), noted.state) == (AgentNoted, AgentEnd.LOST)
+    assert (type(noted), noted.state) == (AgentEnded, AgentOutcome.LOST)
     assert "seconds" in noted.reason
 
 
@@ -284,7 +284,7 @@ def test_a_final_is_taken_when_all_its_frames_are_here() -> None:
     actions = bench.says("web1", final(2))
     assert acknowledged(actions)
     [noted] = written(actions)
-    assert (noted.state, noted.final) == (AgentEnd.FINISHED, final(2))
+    assert (noted.state, noted.final) == (AgentOutcome.FINISHED, final(2))
 
 
 def test_a_final_that_is_repeated_is_acknowledged_again_and_written_once() -> None:
@@ -300,8 +300,8 @@ def test_a_worker_process_that_died_is_written_down_and_degrades_the_run() -> No
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     actions = bench.says("web1", WorkerLost(process=1, exit_code=-9, reason="worker process 1 died"))
-    assert written(actions) == [WorkerNoted(agent_id="web1", process=1, exit_code=-9, reason="worker process 1 died")]
-    ending = bench.run.state.ending.outcome([], 0)
+    assert written(actions) == [WorkerDied(agent_id="web1", process=1, exit_code=-9, reason="worker process 1 died")]
+    ending = bench.run.state.outcome_tracker.outcome([], 0)
     assert ending[1] == "agent web1: worker process 1 died"
 
 
@@ -309,14 +309,14 @@ def test_a_worker_process_that_died_unheard_is_known_from_the_last_word() -> Non
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     bench.says("web1", final(processes_lost=1))
-    assert bench.run.state.ending.outcome([], 0)[1] == "agent web1 lost 1 worker process"
+    assert bench.run.state.outcome_tracker.outcome([], 0)[1] == "agent web1 lost 1 worker process"
 
 
 def test_an_agent_that_says_goodbye_mid_run_is_lost_at_once() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     [noted] = written(bench.says("web1", Bye(reason="terminated at once")))
-    assert (noted.agent_id, noted.state) == ("web1", AgentEnd.LOST)
+    assert (noted.agent_id, noted.state) == ("web1", AgentOutcome.LOST)
 
 
 def test_an_agent_that_says_goodbye_when_it_is_done_is_not_lost() -> None:
@@ -338,7 +338,7 @@ def test_a_part_is_written_off_once_however_often_it_is_lost() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     records = written(bench.passes(20.0, "web2"))
-    assert [type(record) for record in records] == [AgentNoted]
+    assert [type(record) for record in records] == [AgentEnded]
     assert bench.now_ns > 20 * NS_PER_S
 
 
@@ -355,7 +355,7 @@ def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_a
     actions = bench.says("web1", nonsense(1))
     [noted] = written(actions)
     assert (noted.state, noted.reason) == (
-        AgentEnd.LOST, "it sent invalid data: frame 1: expected seconds up to 64 by now, got 8,639,999"
+        AgentOutcome.LOST, "it sent invalid data: frame 1: expected seconds up to 64 by now, got 8,639,999"
     )  # fmt: skip
     named, waits = [note.text for note in of_kind(actions, Note)]
     assert "it sent invalid data" in named
@@ -404,7 +404,7 @@ def test_an_agent_that_fails_again_and_again_is_lost_once() -> None:
         for message in (Failed(kind=FailureKind.AGENT, reason="broken"), heartbeat(AgentState.RUNNING))
         for action in bench.says("web1", message)
     ]
-    assert [record.state for record in written(actions)] == [AgentEnd.LOST]
+    assert [record.state for record in written(actions)] == [AgentOutcome.LOST]
     assert len(of_kind(actions, Note)) == 1
 
 
@@ -432,7 +432,7 @@ def test_what_a_peer_says_is_shown_and_kept_in_one_printable_line_of_bounded_len
     actions += bench.says("web1", final(0, reason=evil))
     texts = [note.text for note in of_kind(actions, Note)]
     texts += [record.reason for record in written(actions)]
-    texts += [record.final.reason for record in written(actions) if isinstance(record, AgentNoted) and record.final]
+    texts += [record.final.reason for record in written(actions) if isinstance(record, AgentEnded) and record.final]
     assert len(texts) == 10
     for text in texts:
         assert text.isprintable()

@@ -4,7 +4,7 @@ import pytest
 
 from common.units import NS_PER_S
 from coordinator.core.member import Member
-from coordinator.core.outcome import Ending, duration_s
+from coordinator.core.outcome import OutcomeTracker, duration_s
 from coordinator.core.registry import JournaledAgent, Registry
 from coordinator.journal.records import AgentFacts, Outcome
 from tests.support.protocol import final
@@ -24,16 +24,16 @@ ONE_LOST = [member("a"), member("b", ran_s=None)]
 
 
 def test_a_run_that_went_as_planned_is_completed() -> None:
-    assert Ending().outcome(ALL, 0) == (Outcome.COMPLETED, "", 0)
+    assert OutcomeTracker().outcome(ALL, 0) == (Outcome.COMPLETED, "", 0)
 
 
 @pytest.mark.parametrize(("tolerate_lost", "exit_code"), [(0, 5), (1, 0), (2, 0)])
 def test_a_lost_agent_degrades_a_run_and_fails_it_beyond_tolerance(tolerate_lost: int, exit_code: int) -> None:
-    assert Ending().outcome(ONE_LOST, tolerate_lost) == (Outcome.DEGRADED, "lost b", exit_code)
+    assert OutcomeTracker().outcome(ONE_LOST, tolerate_lost) == (Outcome.DEGRADED, "lost b", exit_code)
 
 
 def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_once() -> None:
-    ending = Ending()
+    ending = OutcomeTracker()
     ending.trouble("a", "a worker died")
     ending.trouble("a", "a worker died")
     assert ending.outcome(ONE_LOST, 1) == (Outcome.DEGRADED, "lost b; a worker died", 5)
@@ -43,12 +43,12 @@ def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_
 
 
 def test_an_interrupt_tells_before_all_else() -> None:
-    ending = Ending(interrupted=True, aborted="the target is dead", exit_code=4)
+    ending = OutcomeTracker(interrupted=True, aborted="the target is dead", exit_code=4)
     assert ending.outcome(ONE_LOST, 0) == (Outcome.INTERRUPTED, "lost b", 130)
 
 
 def test_a_run_that_was_given_up_tells_why() -> None:
-    ending = Ending(aborted="the target is dead", exit_code=4)
+    ending = OutcomeTracker(aborted="the target is dead", exit_code=4)
     assert ending.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
 
 
@@ -56,22 +56,22 @@ LOSS = "the target was lost in second 3 of 10 and did not come back: ConnectionE
 
 
 def test_a_lost_target_is_the_cause_that_the_exit_code_names_before_lost_agents() -> None:
-    assert Ending().outcome(ALL, 0, LOSS) == (Outcome.DEGRADED, LOSS, 4)
-    assert Ending().outcome(ONE_LOST, 0, LOSS) == (Outcome.DEGRADED, f"{LOSS}; lost b", 4)
-    assert Ending().outcome(ONE_LOST, 1, LOSS)[2] == 4
+    assert OutcomeTracker().outcome(ALL, 0, LOSS) == (Outcome.DEGRADED, LOSS, 4)
+    assert OutcomeTracker().outcome(ONE_LOST, 0, LOSS) == (Outcome.DEGRADED, f"{LOSS}; lost b", 4)
+    assert OutcomeTracker().outcome(ONE_LOST, 1, LOSS)[2] == 4
 
 
 def test_an_interrupted_run_against_a_lost_target_says_both() -> None:
-    assert Ending(interrupted=True).outcome(ALL, 0, LOSS) == (Outcome.INTERRUPTED, LOSS, 130)
+    assert OutcomeTracker(interrupted=True).outcome(ALL, 0, LOSS) == (Outcome.INTERRUPTED, LOSS, 130)
 
 
 def test_a_run_that_was_given_up_for_its_target_says_how_that_was_lost() -> None:
-    ending = Ending(aborted="no operation succeeded for 30 s", exit_code=4)
+    ending = OutcomeTracker(aborted="no operation succeeded for 30 s", exit_code=4)
     assert ending.outcome(ALL, 0, LOSS) == (Outcome.ABORTED, f"no operation succeeded for 30 s; {LOSS}", 4)
 
 
 def test_trouble_of_one_agent_cannot_fill_the_report() -> None:
-    ending = Ending()
+    ending = OutcomeTracker()
     for number in range(10_000):
         ending.trouble("a", f"agent a: worker process {number} died")
     text = ending.outcome(ALL, 0)[1]

@@ -21,11 +21,11 @@ from common.protocol.messages import (
     HeartbeatReply,
     MetricsFrame,
     Preloaded,
+    PreparationStep,
     Prepare,
     Prepared,
     Preparing,
     Start,
-    Step,
     Stop,
     Welcome,
     incarnation_of,
@@ -62,19 +62,19 @@ from coordinator.core.run import (
 from coordinator.core.transitions import TRANSITIONS, Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, DEAD_TARGET_NS, PRELOAD_SILENCE_NS
 from coordinator.journal.records import (
-    AgentEnd,
+    AgentEnded,
     AgentFacts,
-    AgentNoted,
+    AgentOutcome,
     CleanedUp,
+    CountersRead,
     FrameAccepted,
     Outcome,
     Reading,
     RunClosed,
     RunOpened,
     RunStarted,
-    ServerCounted,
     StopDecided,
-    Stopping,
+    StopKind,
 )
 from coordinator.loop import after_load, journaled_agents
 from tests.support.protocol import (
@@ -119,10 +119,10 @@ CLEANS = msgspec.structs.replace(
     fleet_plan(), workload=msgspec.structs.replace(fleet_plan().workload, clean_up=CleanUp.KEYS)
 )
 DELETED = CleanedUp(deleted=5, left=0, took_ns=1)
-READ = ServerCounted(when=Reading.AFTER)
-INTERRUPT = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=7)
-AT_ONCE = StopDecided(what=Stopping.AT_ONCE, reason="interrupted twice", exit_code=130, at_ns=8)
-LEFT_KEYS = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
+READ = CountersRead(when=Reading.AFTER)
+INTERRUPT = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=7)
+AT_ONCE = StopDecided(what=StopKind.AT_ONCE, reason="interrupted twice", exit_code=130, at_ns=8)
+LEFT_KEYS = StopDecided(what=StopKind.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=9)
 
 
 def bench_in(phase: Phase, *, cleans: bool = False) -> RunBench:
@@ -219,13 +219,13 @@ def test_a_run_from_its_first_agent_to_its_end() -> None:
     assert [type(record) for record in written(actions)] == [RunOpened]
     assert of_kind(actions, ReadServer) == [ReadServer(Reading.BEFORE)]
     actions = bench.do(counted(Reading.BEFORE))
-    assert [type(record) for record in written(actions)] == [ServerCounted, RunStarted]
+    assert [type(record) for record in written(actions)] == [CountersRead, RunStarted]
     assert said(actions, Start) == [Start(t0_ns=bench.now_ns + START_AHEAD_NS)] * 2
     bench.passes(1.7)
     assert [type(record) for record in written(bench.frame("web1", 0))] == [FrameAccepted]
     bench.frame("web2", 0)
     actions = bench.says("web1", final(1))
-    assert [type(record) for record in written(actions)] == [AgentNoted]
+    assert [type(record) for record in written(actions)] == [AgentEnded]
     assert acknowledged(actions)
     assert of_kind(bench.says("web2", final(1)), ReadServer) == [ReadServer(Reading.AFTER)]
     actions = bench.do(counted(Reading.AFTER))
@@ -379,10 +379,12 @@ def test_a_run_waits_for_agents_that_preload_while_each_makes_progress() -> None
     bench.states = dict.fromkeys(BOTH, AgentState.PREPARING)
     for done in range(4):
         for name in BOTH:
-            bench.says(name, Preparing(step=Step.PRELOAD, done=done, total=1_000))
+            bench.says(name, Preparing(step=PreparationStep.PRELOAD, done=done, total=1_000))
         assert not of_kind(bench.passes(100.0, *BOTH), End)
-        bench.says("web1", Preparing(step=Step.PRELOAD, done=done, total=1_000))  # the same again is no progress
-    bench.says("web2", Preparing(step=Step.PRELOAD, done=4, total=1_000))
+        bench.says(
+            "web1", Preparing(step=PreparationStep.PRELOAD, done=done, total=1_000)
+        )  # the same again is no progress
+    bench.says("web2", Preparing(step=PreparationStep.PRELOAD, done=4, total=1_000))
     end = ended(bench.passes(21.0, *BOTH))
     assert (end.exit_code, end.text) == (5, "not prepared, and without progress for 2m: web1")
 
@@ -434,7 +436,7 @@ def test_a_run_waits_for_the_counters_of_the_server_for_a_limited_time(phase: Ph
     bench = bench_in(phase)
     bench.states = dict.fromkeys(BOTH, AgentState.PREPARED)
     actions = bench.passes(COUNT_WAIT_NS / NS_PER_S + 0.2, *BOTH)
-    [record] = [record for record in written(actions) if isinstance(record, ServerCounted)]
+    [record] = [record for record in written(actions) if isinstance(record, CountersRead)]
     assert (record.when, bool(record.error)) == (when, True)
     assert bench.run.state.phase is (Phase.RUNNING if phase is Phase.COUNTING else Phase.DISMISSING)
     assert bench.do(counted(when)) == []
@@ -453,7 +455,7 @@ def test_a_silent_agent_is_lost_within_five_seconds_and_continues_when_it_is_bac
     bench = bench_in(Phase.RUNNING)
     actions = bench.passes(5.0, "web1")
     [noted] = written(actions)
-    assert (noted.agent_id, noted.state) == ("web2", AgentEnd.LOST)
+    assert (noted.agent_id, noted.state) == ("web2", AgentOutcome.LOST)
     assert any("web2" in note.text and "is lost" in note.text for note in of_kind(actions, Note))
     assert any("is back" in note.text for note in of_kind(bench.beat("web2"), Note))
     assert bench.member("web2").is_at_work
@@ -533,7 +535,7 @@ def test_a_run_without_an_end_in_time_is_given_up_when_its_target_is_dead() -> N
     bench.says("web1", failing)
     actions = bench.passes(DEAD_TARGET_NS / NS_PER_S, "web1")
     [decided] = [record for record in written(actions) if isinstance(record, StopDecided)]
-    assert (decided.what, decided.exit_code) == (Stopping.LOAD, 4)
+    assert (decided.what, decided.exit_code) == (StopKind.LOAD, 4)
     assert said(actions, Stop)
     assert bench.run.state.phase is Phase.DRAINING
     bench.says("web1", final(1, reason="stopped"))
@@ -552,7 +554,7 @@ def dies_in_second(bench: RunBench, second: int, seconds: int = 3) -> None:
     bench.says("web1", final(seconds))
 
 
-GONE = Counted(ServerCounted(when=Reading.AFTER, error="it refused the connection", unreachable=True))
+GONE = Counted(CountersRead(when=Reading.AFTER, error="it refused the connection", unreachable=True))
 
 
 def test_a_target_that_dies_during_the_run_and_stays_away_sets_the_exit_code() -> None:
@@ -631,7 +633,7 @@ def test_an_interrupt_before_the_start_ends_the_run(phase: Phase) -> None:
 def test_an_interrupt_is_recorded_before_the_load_is_stopped_and_the_run_is_reported() -> None:
     bench = bench_in(Phase.RUNNING, cleans=True)
     actions = bench.do(Interrupted())
-    decided = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=bench.now_ns)
+    decided = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=bench.now_ns)
     assert first_of(actions, Write, Send) == Write(decided)
     assert written(actions) == [decided]
     assert len(said(actions, Stop)) == 2
@@ -645,7 +647,7 @@ def test_an_interrupt_is_recorded_before_the_load_is_stopped_and_the_run_is_repo
 def test_a_second_interrupt_stops_the_load_at_once_and_a_third_one_ends_the_wait(third: bool) -> None:
     bench = bench_in(Phase.DRAINING)
     actions = bench.do(Interrupted())
-    decided = StopDecided(what=Stopping.AT_ONCE, reason="interrupted twice", exit_code=130, at_ns=bench.now_ns)
+    decided = StopDecided(what=StopKind.AT_ONCE, reason="interrupted twice", exit_code=130, at_ns=bench.now_ns)
     assert first_of(actions, Write, Send) == Write(decided)
     assert said(actions, Stop) == [Stop(drain=False, reason="interrupted twice")] * 2
     assert bench.run.state.phase is Phase.DRAINING
@@ -666,7 +668,7 @@ def test_a_run_that_is_stopped_at_once_still_takes_quick_reports() -> None:
     assert bench.run.state.phase is Phase.SETTLING
     actions = bench.do(counted(Reading.AFTER))
     assert ended(actions) == End(130, "", Outcome.INTERRUPTED)
-    assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [()]
+    assert [record.writers for record in written(actions) if isinstance(record, CountersRead)] == [()]
 
 
 def test_an_agent_that_exceeds_its_drain_gets_no_answers_and_is_awaited_until_it_is_fenced() -> None:
@@ -683,7 +685,7 @@ def test_an_agent_that_exceeds_its_drain_gets_no_answers_and_is_awaited_until_it
     assert bench.run.state.phase is Phase.DRAINING
     actions = bench.passes(3.0, "web1")
     assert of_kind(actions, ReadServer)
-    [record] = [each for each in written(bench.do(counted(Reading.AFTER))) if isinstance(each, ServerCounted)]
+    [record] = [each for each in written(bench.do(counted(Reading.AFTER))) if isinstance(each, CountersRead)]
     assert record.writers == ()
 
 
@@ -740,7 +742,7 @@ def test_an_agent_of_another_run_that_never_stops_is_named_in_the_reading_and_ke
     actions = bench.do(counted(Reading.AFTER))
     assert not of_kind(actions, DeleteKeys)
     reading, cleaned, _ = written(actions)
-    assert isinstance(reading, ServerCounted)
+    assert isinstance(reading, CountersRead)
     assert reading.writers == ("web2",)
     assert isinstance(cleaned, CleanedUp)
     assert (cleaned.left, cleaned.error) == (None, "web2 might still write to the target")
@@ -752,7 +754,7 @@ def test_the_reading_after_an_immediate_stop_names_agents_that_may_still_write()
     bench.says("web1", final(reason="interrupted twice"))
     bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)
     actions = bench.do(counted(Reading.AFTER))
-    assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [("web2",)]
+    assert [record.writers for record in written(actions) if isinstance(record, CountersRead)] == [("web2",)]
     assert any("start --resume run-1" in note.text for note in of_kind(actions, Note))
 
 
@@ -765,7 +767,7 @@ def test_the_reading_names_an_agent_that_comes_back_at_work_meanwhile() -> None:
     bench.passes(0.1)
     bench.beat("web2")
     actions = bench.do(counted(Reading.AFTER))
-    assert [record.writers for record in written(actions) if isinstance(record, ServerCounted)] == [("web2",)]
+    assert [record.writers for record in written(actions) if isinstance(record, CountersRead)] == [("web2",)]
 
 
 # -- late results
@@ -792,7 +794,7 @@ def test_results_after_the_load_enter_the_journal(phase: Phase) -> None:
     bench.beat("web2", AgentState.DONE)
     assert [type(record) for record in written(bench.frame("web2", 0))] == [FrameAccepted]
     actions = bench.says("web2", final(1))
-    assert [type(record) for record in written(actions)] == [AgentNoted]
+    assert [type(record) for record in written(actions)] == [AgentEnded]
     assert acknowledged(actions)
     if phase is Phase.SETTLING:
         bench.do(counted(Reading.AFTER))
@@ -810,11 +812,11 @@ def test_results_after_the_end_enter_the_journal_and_the_end_is_written_again() 
     assert said(comes(bench, "web2", Attach()), Attached)
     frame = MetricsFrame(seq=0, through=0, intervals=(interval(0),))
     actions = comes(bench, "web2", frame)
-    assert [type(record) for record in written(actions)] == [FrameAccepted, AgentNoted, RunClosed]
+    assert [type(record) for record in written(actions)] == [FrameAccepted, AgentEnded, RunClosed]
     assert ended(actions) == End(5, "lost web2", Outcome.DEGRADED)
     actions = comes(bench, "web2", final(1))
     assert acknowledged(actions)
-    assert [type(record) for record in written(actions)] == [AgentNoted, RunClosed]
+    assert [type(record) for record in written(actions)] == [AgentEnded, RunClosed]
     assert ended(actions) == End(0, "", Outcome.COMPLETED)
     assert said(actions, Dismiss)
     comes(bench, "web2", heartbeat(AgentState.IDLE))
@@ -847,7 +849,7 @@ def test_an_ended_run_that_is_resumed_collects_kept_results_and_ends_again() -> 
     assert written(bench.frame("web2", 0))
     actions = bench.says("web2", final(1))
     assert (of_kind(actions, ReadServer), of_kind(actions, DeleteKeys)) == ([], [])
-    assert [type(record) for record in written(actions)] == [AgentNoted, RunClosed]
+    assert [type(record) for record in written(actions)] == [AgentEnded, RunClosed]
     assert ended(actions) == End(0, "", Outcome.COMPLETED)
 
 
@@ -898,8 +900,8 @@ def test_an_ended_run_does_not_wait_for_a_local_agent_that_ended_with_its_coordi
     journal = bench.written
     assert journal is not None
     assert journal.started is not None
-    assert {name: agent.left for name, agent in journal.agents.items()} == {"web1": True, "web2": False}
-    assert journal.may_go_on
+    assert {name: agent.has_left for name, agent in journal.agents.items()} == {"web1": True, "web2": False}
+    assert journal.can_resume
     later_ns = bench.now_ns + 60 * NS_PER_S
     run = Run.resumed(
         bench.setup, journal.started.t0_ns, journaled_agents(journal), later_ns, written=journal, ended=True
@@ -911,7 +913,7 @@ def test_an_ended_run_does_not_wait_for_a_local_agent_that_ended_with_its_coordi
     actions = again.says("web2", final(3))
     assert ended(actions).text == "lost web1"
     assert not any("results of" in note.text for note in of_kind(actions, Note))
-    assert not journal.may_go_on
+    assert not journal.can_resume
 
 
 def test_an_agent_that_still_works_for_an_ended_run_is_stopped() -> None:
@@ -952,7 +954,7 @@ def test_an_interrupt_after_the_load_is_recorded_because_it_sets_the_exit_code()
     actions = bench_in(Phase.SETTLING).do(Interrupted())
     [decided] = written(actions)
     assert isinstance(decided, StopDecided)
-    assert (decided.what, decided.exit_code) == (Stopping.LOAD, 130)
+    assert (decided.what, decided.exit_code) == (StopKind.LOAD, 130)
 
 
 # -- cleaning
@@ -974,7 +976,7 @@ def test_keys_are_deleted_after_the_last_reading_and_before_the_end() -> None:
 
 def test_an_interrupt_ends_the_deletion_and_not_the_run() -> None:
     bench = bench_in(Phase.CLEANING)
-    decided = StopDecided(what=Stopping.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=bench.now_ns)
+    decided = StopDecided(what=StopKind.CLEAN_UP, reason="interrupted", exit_code=0, at_ns=bench.now_ns)
     assert bench.do(Interrupted()) == [Write(decided), StopDeleting()]
     cut = CleanedUp(deleted=1, left=None, took_ns=1, error="interrupted")
     assert ended(bench.do(Cleaned(cut))).outcome is Outcome.COMPLETED
@@ -1110,7 +1112,7 @@ def test_only_an_ended_run_that_left_keys_deletes_again(left: int | None) -> Non
     assert after_load(aggregate) == [deleted]
     aggregate.closed = RunClosed(outcome=Outcome.COMPLETED, reason="", duration_s=1.0)
     assert after_load(aggregate) == ([deleted] if left == 0 else [])
-    assert aggregate.may_go_on is (left != 0)
+    assert aggregate.can_resume is (left != 0)
 
 
 def test_a_resumed_run_without_clean_up_reads_the_counters_again() -> None:
@@ -1145,7 +1147,7 @@ def test_an_interrupt_of_a_run_that_is_resumed_in_its_drain_stops_the_load_at_on
     bench = resumed(None, stops=[INTERRUPT])
     actions = [*bench.do(Interrupted()), *bench.passes(AT_ONCE_NS / NS_PER_S + 0.1)]
     assert of_kind(actions, ReadServer)
-    assert [record.what for record in written(actions) if isinstance(record, StopDecided)] == [Stopping.AT_ONCE]
+    assert [record.what for record in written(actions) if isinstance(record, StopDecided)] == [StopKind.AT_ONCE]
 
 
 def test_a_run_that_was_stopped_at_once_waits_shortly_when_it_is_resumed_and_deletes_nothing() -> None:
@@ -1171,7 +1173,7 @@ def test_a_run_whose_clean_up_was_interrupted_leaves_the_rest_when_it_is_resumed
 
 
 def test_a_run_that_was_given_up_stays_so_when_it_is_resumed() -> None:
-    gave_up = StopDecided(what=Stopping.LOAD, reason="no operation succeeded for 30 s", exit_code=4, at_ns=7)
+    gave_up = StopDecided(what=StopKind.LOAD, reason="no operation succeeded for 30 s", exit_code=4, at_ns=7)
     bench = resumed(final(), stops=[gave_up])
     bench.hello("web1")
     end = ended(bench.do(counted(Reading.AFTER)))

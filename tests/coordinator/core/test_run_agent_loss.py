@@ -10,7 +10,7 @@ from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import Action, End, LocalAgentExited, Note, Write
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
-from coordinator.journal.records import Outcome, Reading, StopDecided, Stopping
+from coordinator.journal.records import Outcome, Reading, StopDecided, StopKind
 from coordinator.loop import journaled_agents
 from tests.support.protocol import RunBench, counted, final, fleet_plan, of_kind, said
 
@@ -108,7 +108,7 @@ def test_with_abort_the_first_lost_agent_stops_the_load_of_all_and_its_reason_is
     bench.running("web1", "web2")
     actions = killed(bench, "web2")
     text = "lost 1 agent (web2), with --on-agent-loss abort"
-    stop = StopDecided(what=Stopping.LOAD, reason=text, exit_code=5, at_ns=bench.now_ns)
+    stop = StopDecided(what=StopKind.LOAD, reason=text, exit_code=5, at_ns=bench.now_ns)
     kinds = [action.record if isinstance(action, Write) else type(action) for action in actions]
     assert stop in kinds
     [order] = {message.reason for message in said(actions, Stop)}

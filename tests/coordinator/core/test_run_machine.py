@@ -16,9 +16,9 @@ from common.protocol.messages import (
     Failed,
     FailureKind,
     FrameAck,
+    PreparationStep,
     Preparing,
     Start,
-    Step,
     WorkerLost,
 )
 from common.units import NS_PER_S
@@ -27,18 +27,18 @@ from coordinator.core import actions as steps
 from coordinator.core.run import Run
 from coordinator.core.transitions import Phase
 from coordinator.journal.records import (
-    AgentEnd,
-    AgentNoted,
+    AgentEnded,
+    AgentOutcome,
     AnyRecord,
     CleanedUp,
+    CountersRead,
     FrameAccepted,
     Reading,
     RunClosed,
     RunOpened,
     RunStarted,
-    ServerCounted,
     StopDecided,
-    WorkerNoted,
+    WorkerDied,
 )
 from coordinator.loop import after_load, journaled_agents
 from tests.support.examples import tried
@@ -120,7 +120,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
         message=st.sampled_from(
             [
                 ready(),
-                Preparing(step=Step.CONNECTIONS, done=1, total=2),
+                Preparing(step=PreparationStep.CONNECTIONS, done=1, total=2),
                 Failed(kind=FailureKind.TARGET, reason="no answer"),
                 Failed(kind=FailureKind.AGENT, reason="no room"),
                 WorkerLost(process=0, exit_code=-9, reason="killed"),
@@ -210,11 +210,11 @@ class RunAndWhatItHears(RuleBasedStateMachine):
         if kinds:
             assert kinds[0] is RunOpened
             assert RunClosed not in kinds[:-1]
-        if {FrameAccepted, AgentNoted, WorkerNoted, StopDecided} & set(kinds):
+        if {FrameAccepted, AgentEnded, WorkerDied, StopDecided} & set(kinds):
             begun = kinds.index(RunStarted)
-            assert not {FrameAccepted, AgentNoted, WorkerNoted, StopDecided} & set(kinds[:begun])
+            assert not {FrameAccepted, AgentEnded, WorkerDied, StopDecided} & set(kinds[:begun])
         assert kinds.count(CleanedUp) <= 1
-        readings = [record.when for record in self.records if isinstance(record, ServerCounted)]
+        readings = [record.when for record in self.records if isinstance(record, CountersRead)]
         assert readings.count(Reading.BEFORE) <= 1
 
     @invariant()
@@ -232,7 +232,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
         for record in self.records:
             if isinstance(record, FrameAccepted):
                 assert record.agent_id not in finished
-            if isinstance(record, AgentNoted) and record.state is AgentEnd.FINISHED:
+            if isinstance(record, AgentEnded) and record.state is AgentOutcome.FINISHED:
                 assert record.agent_id not in finished
                 finished.add(record.agent_id)
 

@@ -10,9 +10,9 @@ from common.protocol.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
     Pace,
+    PreparationStep,
     Prepared,
     Preparing,
-    Step,
 )
 from common.redaction import REDACTED
 from common.units import NS_PER_S
@@ -78,18 +78,18 @@ def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise
     registry.ready(two[0], Prepared(processes=1, connections_open=1), NOW_NS)
     assert (preparing(two).done, preparing(two).total) == (1, 2)
     assert preparing(two).text == "preparing agents (their worker processes start)"
-    registry.progress(two[1], Preparing(step=Step.CONNECTIONS, done=30, total=50), NS_PER_S)
+    registry.progress(two[1], Preparing(step=PreparationStep.CONNECTIONS, done=30, total=50), NS_PER_S)
     assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
 
 
 def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
     registry, two = Registry(), members("a", "b")
     for member, done in zip(two, (40, 50), strict=True):
-        registry.progress(member, Preparing(step=Step.PRELOAD, done=done, total=50), NS_PER_S)
-    registry.progress(two[1], Preparing(step=Step.CONNECTIONS, done=3, total=5), NS_PER_S)
+        registry.progress(member, Preparing(step=PreparationStep.PRELOAD, done=done, total=50), NS_PER_S)
+    registry.progress(two[1], Preparing(step=PreparationStep.CONNECTIONS, done=3, total=5), NS_PER_S)
     assert preparing(two) == Progress("preloading", 90, 100)
     # Who opens connections has done with keys, whether its last word on them was heard or not.
-    registry.progress(two[0], Preparing(step=Step.CONNECTIONS, done=1, total=5), NS_PER_S)
+    registry.progress(two[0], Preparing(step=PreparationStep.CONNECTIONS, done=1, total=5), NS_PER_S)
     assert preparing(two) == Progress("opening connections", 4, 10)
 
 

@@ -11,7 +11,7 @@ from common.protocol.messages import (
     Failed,
     FailureKind,
     FrameAck,
-    PoolLeft,
+    PoolRemainder,
     Prepare,
     Start,
     Stop,
@@ -191,9 +191,9 @@ def test_a_run_by_requests_goes_on_until_its_standby_has_issued_what_is_left() -
     [order] = to(taken_over(bench), "web3", Start)
     assert isinstance(order, Start)
     assert order.takeover is not None
-    assert order.takeover.left is not None
-    assert sum(pool.operations for pool in order.takeover.left) == 30
-    assert all(isinstance(pool, PoolLeft) for pool in order.takeover.left)
+    assert order.takeover.remaining is not None
+    assert sum(pool.operations for pool in order.takeover.remaining) == 30
+    assert all(isinstance(pool, PoolRemainder) for pool in order.takeover.remaining)
     bench.says("web3", final())
     assert bench.run.state.phase is Phase.SETTLING
 

@@ -12,14 +12,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from common.errors import UsageError
 from common.metrics.histogram import Histogram
-from common.metrics.intervals import IntervalMetrics
+from common.metrics.intervals import GeneratorDelays, GeneratorMetrics, IntervalMetrics
 from common.protocol.codec import pack
+from common.protocol.messages import TakeOver
+from common.serde import to_builtins
 from coordinator.analysis.totals.aggregate import fold
 from coordinator.journal import journal_file as journal
 from coordinator.journal.frame_checks import MOST_VALUES
 from coordinator.journal.journal_file import MAGIC, Journal, read_journal
 from coordinator.journal.journal_lock import is_locked
-from coordinator.journal.records import AnyRecord, FrameAccepted, RunStarted
+from coordinator.journal.records import AnyRecord, FrameAccepted, RunStarted, WorkerDied
 from tests.support.examples import tried
 from tests.support.records import accepted, clean_run, command, interval, opened, staged_plan
 from tests.support.stages import stage
@@ -108,7 +110,7 @@ def borders(whole: bytes, scratch: Path) -> list[int]:
     """The offsets at which the records of the journal end."""
     scratch.write_bytes(whole)
     with open(scratch, "rb") as file:
-        return [end for end, _ in journal._frames(scratch, file)]
+        return [end for end, _ in journal._blocks(scratch, file)]
 
 
 @given(data=st.data())
@@ -181,7 +183,7 @@ def test_a_record_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     with Journal.create(path) as journal:
         journal.append({"type": "Unheard"})  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="none that this version knows"):
+    with pytest.raises(UsageError, match="this version does not know the record that ends at byte"):
         list(read_journal(path))
 
 
@@ -314,3 +316,13 @@ def test_a_partial_record_that_cannot_be_cut_off_blocks_further_appends(
         assert tuple(read_journal(path)) == RUN[:1]
         journal.append(RunStarted(t0_ns=1))
     assert tuple(read_journal(path)) == (RUN[0], RunStarted(t0_ns=1))
+
+
+def test_renamed_types_and_fields_keep_their_names_in_journals() -> None:
+    names = {record["type"]: record.keys() for record in map(to_builtins, clean_run())}
+    assert {"AgentNoted", "ServerCounted"} <= names.keys()
+    assert "left" in names["AgentNoted"]
+    assert "keys" in names["RunOpened"]
+    assert to_builtins(WorkerDied(agent_id="a", process=0, exit_code=1))["type"] == "WorkerNoted"
+    assert "hold_ups" in to_builtins(GeneratorMetrics(delays=GeneratorDelays()))
+    assert "left" in to_builtins(TakeOver(from_ns=0, remaining=()))

@@ -128,7 +128,7 @@ def test_without_locks_the_file_beside_the_journal_decides(
 
 def test_another_error_of_the_lock_is_reported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_locks(monkeypatch, errno.EIO)
-    with pytest.raises(UsageError, match="cannot go on with this journal: Input/output error"):
+    with pytest.raises(UsageError, match="cannot open this journal for writing: Input/output error"):
         Journal.reopen(path)
     assert not is_locked(path)
 

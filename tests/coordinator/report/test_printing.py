@@ -7,21 +7,21 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from coordinator.report.printing import console_for, put_out, say
+from coordinator.report.printing import console_for, print_report, say
 
 
 def test_the_table_is_printed_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    put_out(lambda console: console.print("table"), None, Console(stderr=True))
+    print_report(lambda console: console.print("table"), None, Console(stderr=True))
     assert capsys.readouterr() == ("table\n", "")
 
 
 def test_with_json_the_table_is_printed_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    put_out(lambda console: console.print("table"), "{}\n", Console(stderr=True))
+    print_report(lambda console: console.print("table"), "{}\n", Console(stderr=True))
     assert capsys.readouterr() == ("{}\n", "table\n")
 
 
 def test_json_alone_is_printed_without_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    put_out(lambda console: console.print("table"), "{}\n", None)
+    print_report(lambda console: console.print("table"), "{}\n", None)
     assert capsys.readouterr() == ("{}\n", "")
 
 

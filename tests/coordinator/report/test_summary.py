@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import UsageError
 from common.metrics.histogram import Histogram
-from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
+from common.metrics.intervals import DeliveryMetrics, GeneratorDelays, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import NS_PER_S, Count
 from coordinator.analysis.totals.aggregate import Aggregate, fold
@@ -290,13 +290,17 @@ def test_cpu_per_operation_is_unknown_if_an_agent_does_not_report_it(core: dict[
 
 def test_hold_ups_of_the_most_delayed_agent_are_reported() -> None:
     told = {
-        "a1": HoldUps(quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
-        "a2": HoldUps(quota_periods=30, stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
+        "a1": GeneratorDelays(quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
+        "a2": GeneratorDelays(
+            quota_periods=30, stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2
+        ),
     }
-    found = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups=told))
+    found = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays=told))
     assert (found.throttled_periods, found.quota_periods, found.throttled_s) == (27, 30, 1.5)
     assert (found.stall_max_s, found.stall_at_s, found.limit) == (3.0, 0.5, True)
-    free = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps(), "a2": HoldUps()}))
+    free = generator_of(
+        watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays={"a1": GeneratorDelays(), "a2": GeneratorDelays()})
+    )
     assert (free.throttled_periods, free.quota_periods, free.throttled_s) == (0, 0, 0.0)
     assert (free.stall_max_s, free.stall_at_s, free.limit) == (0.0, None, False)
     silent = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}))
@@ -306,14 +310,14 @@ def test_hold_ups_of_the_most_delayed_agent_are_reported() -> None:
 
 def test_an_agent_reports_its_quota_and_the_used_share_of_it() -> None:
     told = {
-        "a1": HoldUps(allowed_ns=NS_PER_S // 2, quota_used_ns=NS_PER_S // 4),
-        "a2": HoldUps(allowed_ns=NS_PER_S // 4),  # without a figure of the system, the CPU time of the workers
+        "a1": GeneratorDelays(allowed_ns=NS_PER_S // 2, quota_used_ns=NS_PER_S // 4),
+        "a2": GeneratorDelays(allowed_ns=NS_PER_S // 4),  # without a figure of the system, the CPU time of the workers
     }
-    records = watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups=told)
+    records = watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays=told)
     agents = build_summary(fold(records)).agents
     assert [(agent.quota_cores, agent.quota_percent_mean) for agent in agents] == [(0.5, 50.0), (0.25, 80.0)]
     assert [agent.host_cpu_percent_mean for agent in agents] == [60.0, 60.0]
-    free = build_summary(fold(watched(clean_run(), {"a1": 0.1}, hold_ups={"a1": HoldUps()}))).agents
+    free = build_summary(fold(watched(clean_run(), {"a1": 0.1}, delays={"a1": GeneratorDelays()}))).agents
     assert [(agent.quota_cores, agent.quota_percent_mean) for agent in free] == [(None, None), (None, None)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from rich.console import Console
 
-from common.metrics.intervals import DeliveryMetrics, HoldUps, IntervalMetrics, PoolMetrics
+from common.metrics.intervals import DeliveryMetrics, GeneratorDelays, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Pools, Ramp, Workload
 from common.units import NS_PER_S
 from coordinator.analysis.totals.aggregate import fold
@@ -236,9 +236,11 @@ def test_hold_ups_of_the_generator_are_shown_and_a_quota_replaces_the_cpu_of_the
     records = watched(
         clean_run(),
         {"a1": 0.04, "a2": 0.1},
-        hold_ups={
-            "a1": HoldUps(allowed_ns=NS_PER_S // 10, quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
-            "a2": HoldUps(stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
+        delays={
+            "a1": GeneratorDelays(
+                allowed_ns=NS_PER_S // 10, quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2
+            ),
+            "a2": GeneratorDelays(stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2),
         },
     )
     report = text(records, width=120)
@@ -246,7 +248,7 @@ def test_hold_ups_of_the_generator_are_shown_and_a_quota_replaces_the_cpu_of_the
     assert "a worker process did not run for 3.0 s, from 0.5 s on" in report
     assert (row(report, "a1")[7], row(report, "a2")[7]) == ("80%*", "60%")
     assert "* of a CPU quota of 0.1 cores" in report
-    free = text(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, hold_ups={"a1": HoldUps()}))
+    free = text(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays={"a1": GeneratorDelays()}))
     assert "throttled" not in free
     assert "did not run" not in free
     assert "*" not in free

@@ -7,13 +7,13 @@ from common.plan.schema import Embedded, Target
 from common.redis_client import slot_of
 from common.units import Seconds
 from coordinator.embedded import open_embedded
-from coordinator.journal.records import Reading, ServerCounted
+from coordinator.journal.records import CountersRead, Reading
 from coordinator.servers.commandstats import read_server_counts
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.servers import Server, SocketServer
 
 
-def gained(before: ServerCounted, after: ServerCounted, command: str) -> int:
+def gained(before: CountersRead, after: CountersRead, command: str) -> int:
     return after.calls.get(command, 0) - before.calls.get(command, 0)
 
 

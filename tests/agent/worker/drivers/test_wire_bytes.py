@@ -55,7 +55,7 @@ def difference(asking: redis.Redis, plan: Plan) -> str:
     finally:
         run.close()
     assert run.crash == ""
-    total = merge_intervals(collector.collect_rest(0)[1], Merge.NEIGHBOURS)
+    total = merge_intervals(collector.collect_rest(0)[1], Merge.CONSECUTIVE)
     commands = merge_commands(total.pools["main"].commands.values())
     counted = (after[0] - before[0], after[1] - before[1])
     said = (commands.bytes_out, commands.bytes_in)

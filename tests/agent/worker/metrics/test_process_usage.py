@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from agent.worker.metrics.process_usage import LoopRecord, ProcessUsage, pack_turn
 from common.cgroup import QuotaReading
-from common.metrics.intervals import GeneratorMetrics, HoldUps
+from common.metrics.intervals import GeneratorDelays, GeneratorMetrics
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline
 from common.units import NS_PER_S, Seconds
@@ -66,7 +66,7 @@ def test_cpu_time_at_the_edge_of_a_second_is_interpolated_between_two_readings()
 
 
 def test_a_process_without_cpu_time_or_without_readings_has_zeros() -> None:
-    nothing = GeneratorMetrics(watched_ns=NS_PER_S, hold_ups=HoldUps())
+    nothing = GeneratorMetrics(watched_ns=NS_PER_S, delays=GeneratorDelays())
     assert Watched().through(1) == [nothing, nothing]
     process = Watched()
     process.used(3 * NS_PER_S, 5)
@@ -153,8 +153,8 @@ def test_a_late_report_has_loop_turns_and_no_watched_time() -> None:
 # What holds it up
 
 
-def held_up(process: Watched, last: int) -> list[HoldUps]:
-    return [one.hold_ups for one in process.through(last) if one.hold_ups is not None]
+def held_up(process: Watched, last: int) -> list[GeneratorDelays]:
+    return [one.delays for one in process.through(last) if one.delays is not None]
 
 
 def test_cpu_throttling_counts_from_the_start_instant_in_the_second_in_which_it_happened() -> None:
@@ -167,14 +167,14 @@ def test_cpu_throttling_counts_from_the_start_instant_in_the_second_in_which_it_
     process.counted(NS_PER_S, QuotaReading(0.1, 17, 14, 970, 1900))
     process.counted(2 * NS_PER_S, QuotaReading(0.1, 19, 14, 970, 2000))
     assert held_up(process, 1) == [
-        HoldUps(
+        GeneratorDelays(
             allowed_ns=NS_PER_S // 10,
             quota_used_ns=1000,
             quota_periods=10,
             throttled_periods=9,
             throttled_ns=900,
         ),
-        HoldUps(allowed_ns=NS_PER_S // 10, quota_used_ns=100, quota_periods=2),
+        GeneratorDelays(allowed_ns=NS_PER_S // 10, quota_used_ns=100, quota_periods=2),
     ]
 
 
@@ -185,7 +185,7 @@ def test_throttling_stays_counted_when_the_quota_is_removed() -> None:
     process.counted(2 * NS_PER_S, QuotaReading(None, 10, 4, 40, 0))
     first, second = held_up(process, 1)
     assert (first.throttled_periods, first.quota_used_ns) == (4, 900)
-    assert second == HoldUps()
+    assert second == GeneratorDelays()
 
 
 @pytest.mark.parametrize(
@@ -207,10 +207,10 @@ def test_each_second_of_a_stall_has_the_length_and_the_begin_of_the_stall() -> N
     process.woke(3500 * MS, 0)
     process.woke(3800 * MS, 0)
     assert held_up(process, 3) == [
-        HoldUps(),
-        HoldUps(stalled_ns=800 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
-        HoldUps(stalled_ns=1000 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
-        HoldUps(stalled_ns=800 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
+        GeneratorDelays(),
+        GeneratorDelays(stalled_ns=800 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
+        GeneratorDelays(stalled_ns=1000 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
+        GeneratorDelays(stalled_ns=800 * MS, stall_max_ns=2300 * MS, stall_at_ns=1200 * MS),
     ]
 
 
@@ -220,8 +220,8 @@ def test_a_stall_counts_from_the_start_instant_to_the_end_of_the_load() -> None:
     process.woke(600 * MS, 0)
     process.woke(800 * MS, 200 * MS)
     process.woke(2000 * MS, 0)
-    found = process.watch.release((0, 0), late=False, end_ns=900 * MS).hold_ups
-    assert found == HoldUps(stalled_ns=700 * MS, stall_max_ns=1200 * MS, stall_at_ns=800 * MS)
+    found = process.watch.release((0, 0), late=False, end_ns=900 * MS).delays
+    assert found == GeneratorDelays(stalled_ns=700 * MS, stall_max_ns=1200 * MS, stall_at_ns=800 * MS)
 
 
 def test_a_wait_for_an_agent_that_does_not_read_is_not_a_stall() -> None:

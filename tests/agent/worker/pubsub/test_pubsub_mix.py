@@ -162,7 +162,7 @@ def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Se
     wait_until(lambda: not run.is_alive, "the threads end")
     assert listened(run) < 5
     _, intervals = collector.collect_rest(0)
-    [pool] = merge_intervals(intervals, Merge.NEIGHBOURS).pools.values()
+    [pool] = merge_intervals(intervals, Merge.CONSECUTIVE).pools.values()
     told, counted = pool.deliveries, calls(valkey.client())
     assert told.delivered == told.expected == told.latency.count > 0
     assert told.foreign == told.repeated == told.resubscribed == told.lost == 0

@@ -10,7 +10,7 @@ from common.metrics.histogram import Histogram
 from common.metrics.intervals import IntervalMetrics, joined_seconds
 from coordinator.analysis.totals import aggregate as aggregates
 from coordinator.analysis.totals.aggregate import Aggregate, fold
-from coordinator.journal.records import AnyRecord, CleanedUp, RunStarted, StopDecided, Stopping, WorkerNoted
+from coordinator.journal.records import AnyRecord, CleanedUp, RunStarted, StopDecided, StopKind, WorkerDied
 from coordinator.report.summary import build_summary
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened, staged_plan
 from tests.support.stages import stage
@@ -60,8 +60,8 @@ def test_seconds_and_totals_count_every_operation_once(parts: list[tuple[str, li
 
 @given(st.data())
 def test_a_repeated_record_counts_once(data: st.DataObject) -> None:
-    stop = StopDecided(what=Stopping.LOAD, reason="interrupted", exit_code=130, at_ns=7)
-    lost = WorkerNoted(agent_id="a1", process=0, exit_code=-9)
+    stop = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=7)
+    lost = WorkerDied(agent_id="a1", process=0, exit_code=-9)
     cleaned = CleanedUp(deleted=5, left=0, took_ns=1)
     *records, end = clean_run()
     records = [*records, stop, lost, cleaned, end]
