@@ -24,7 +24,7 @@ from tests.support.tiers import TIERS, only_fast, tier_of
 
 PASSWORD = "a word for the test"
 
-# How long an example takes depends on what else the machine does: only pytest's timeout bounds it.
+# The time of an example depends on the load of the machine: only pytest's timeout limits it.
 settings.register_profile("unhurried", deadline=None, print_blob=True)
 settings.register_profile("few", settings.get_profile("unhurried"), max_examples=20)
 _unshrunk = [phase for phase in Phase if phase is not Phase.shrink]
@@ -34,7 +34,7 @@ settings.load_profile("unhurried")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its tier, which `-m` selects; slow tiers first."""
+    """Mark each test with its tier, for `-m`, and put slow tiers first."""
     for item in items:
         assert isinstance(item, pytest.Function)
         item.add_marker(tier_of(item))
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """A fast test must not start a process."""
+    """Fail a fast test that starts a process."""
     with only_fast() if item.get_closest_marker("fast") else contextlib.nullcontext():
         return (yield)
 
@@ -55,7 +55,7 @@ def _orphans_are_found() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals_arrive() -> None:
-    """Programs inherit ignored signals: nohup ignores SIGHUP, and a shell's background job SIGINT."""
+    """Undo ignored signals, which child processes inherit: nohup ignores SIGHUP, a background job SIGINT."""
     for number, default in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, default)
@@ -63,16 +63,16 @@ def _signals_arrive() -> None:
 
 @pytest.fixture
 def no_leaks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The test fails when it leaves processes, threads, sockets or temporary files behind."""
-    tmp_path_factory.getbasetemp()  # pytest makes it when first asked for: not inside the check, where it is no leak
+    """Fail a test that leaves processes, threads, sockets or temporary files behind."""
+    tmp_path_factory.getbasetemp()  # pytest creates it at the first call, which must not be within the check
     with nothing_left_behind():
         yield
 
 
 @pytest.fixture
 def _leak_check_first(request: pytest.FixtureRequest) -> None:
-    # Fixtures end in reverse order: what others open must be closed when the check for leaks looks, wherever in the
-    # test's signature it stands.
+    # Fixtures end in reverse order. Other fixtures depend on this one, so they close before the check, whatever the
+    # order of the test's arguments.
     if "no_leaks" in request.fixturenames:
         request.getfixturevalue("no_leaks")
 
@@ -81,20 +81,20 @@ _kept = KeptServer()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start the server that tests share before the check for leaks begins."""
+    """Start the shared server before the check for leaks begins."""
     assert isinstance(item, pytest.Function)
     if {"valkey", "valkey_with_password"} & set(item.fixturenames):
         _kept.start()
 
 
 def pytest_sessionfinish() -> None:
-    """End the server that tests share."""
+    """End the shared server."""
     _kept.stop()
 
 
 @pytest.fixture
 def valkey(_leak_check_first: None) -> Iterator[Server]:
-    """A real server, empty, with nobody else: the test may kill it, pause it and change its settings."""
+    """An empty real server. The test may kill it, pause it and change its settings."""
     with _kept.lend() as server:
         yield server
 
@@ -108,14 +108,14 @@ def valkey_with_password(_leak_check_first: None) -> Iterator[Server]:
 
 @pytest.fixture
 def valkey_cluster(_leak_check_first: None) -> Iterator[ClusterGroup]:
-    """Three primaries with a replica each, empty, for this test alone: it may fail them over and kill them."""
+    """An empty cluster for one test: three primaries with a replica each. The test may fail over and kill nodes."""
     with start_cluster() as group:
         yield group
 
 
 @pytest.fixture
 def valkey_sentinel(_leak_check_first: None) -> Iterator[SentinelGroup]:
-    """A primary and its replica, watched by three Sentinels, empty, for this test alone."""
+    """An empty primary with a replica and three Sentinels, for one test."""
     with start_sentinels() as group:
         yield group
 
@@ -134,8 +134,7 @@ def _one_sentinel() -> Iterator[SentinelGroup]:
 
 @pytest.fixture
 def shared_cluster(_one_cluster: ClusterGroup, _leak_check_first: None) -> Iterator[ClusterGroup]:
-    """A cluster that other tests use too, and so must find with all its nodes; without keys and with counters from
-    nothing."""
+    """A cluster that tests share, without keys and with counters of zero. The test must not change its nodes."""
     _one_cluster.flush()
     yield _one_cluster
     _one_cluster.disconnect()
@@ -143,8 +142,8 @@ def shared_cluster(_one_cluster: ClusterGroup, _leak_check_first: None) -> Itera
 
 @pytest.fixture
 def shared_sentinel(_one_sentinel: SentinelGroup, _leak_check_first: None) -> Iterator[SentinelGroup]:
-    """A primary with Sentinels that other tests use too, and so must find as they are; without keys and with counters
-    from nothing."""
+    """A primary with Sentinels that tests share, without keys and with counters of zero. The test must not change its
+    processes."""
     _one_sentinel.flush()
     yield _one_sentinel
     _one_sentinel.disconnect()
@@ -209,7 +208,7 @@ def shape(_one_shape: tuple[Group, Target]) -> tuple[Group, Target]:
 
 @pytest.fixture
 def silent_server(_leak_check_first: None) -> Iterator[SocketServer]:
-    """Accepts connections and never says a word."""
+    """Accepts connections and sends nothing."""
     with SocketServer() as server:
         yield server
 
@@ -223,40 +222,40 @@ def closing_server(_leak_check_first: None) -> Iterator[SocketServer]:
 
 @pytest.fixture
 def http_server(_leak_check_first: None) -> Iterator[SocketServer]:
-    """Answers everything as a web server answers what it does not understand."""
+    """Answers every request like a web server, with 400."""
     with SocketServer(reply=b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n", closes=True) as server:
         yield server
 
 
 @pytest.fixture
 def smtp_server(_leak_check_first: None) -> Iterator[SocketServer]:
-    """Speaks first, and not RESP."""
+    """Greets each connection like a mail server."""
     with SocketServer(greeting=b"220 mail.example ESMTP\r\n", reply=b"502 5.5.2 command not recognized\r\n") as server:
         yield server
 
 
 @pytest.fixture
 def no_files_left() -> NoFiles:
-    """Within it, this process can open no file more."""
+    """A context manager in which this process cannot open another file."""
     return without_files
 
 
 @pytest.fixture
 def refusing_url() -> str:
-    """Where nobody listens."""
+    """The URL of a closed port."""
     return f"redis://127.0.0.1:{closed_port()}"
 
 
 @pytest.fixture
 def deaf_url(_leak_check_first: None) -> Iterator[str]:
-    """Where connection requests are never answered."""
+    """The URL of a port that never answers connection requests."""
     with deaf_port() as port:
         yield f"redis://127.0.0.1:{port}"
 
 
 @pytest.fixture
 def commands(tmp_path: Path, _leak_check_first: None) -> Iterator[CommandLine]:
-    """Our commands as processes, in `tmp_path` and with a home of their own; ended with the test."""
+    """Starts our commands as processes in `tmp_path`, with a home directory of their own, and ends them."""
     line = CommandLine(tmp_path)
     try:
         yield line
@@ -266,5 +265,5 @@ def commands(tmp_path: Path, _leak_check_first: None) -> Iterator[CommandLine]:
 
 @pytest.fixture
 def run_coordinator(commands: CommandLine) -> Callable[..., Finished]:
-    """`run_coordinator(*args, timeout=60.0) -> Finished`: `coordinator` as a process, to its end."""
+    """`run_coordinator(*args, timeout=60.0) -> Finished`: run `coordinator` as a process to its end."""
     return commands.coordinator

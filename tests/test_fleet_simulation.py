@@ -340,7 +340,7 @@ def test_who_comes_back_in_time_has_lost_nothing(
     assert (closed.outcome, closed.reason) == (Outcome.COMPLETED, "")
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("once", [False, True])
 def test_a_fleet_to_which_nothing_happens_completes(seed: int, once: bool) -> None:
     world = played(Scenario(seed=seed, agents=3, expected=3, once=once))
@@ -350,7 +350,7 @@ def test_a_fleet_to_which_nothing_happens_completes(seed: int, once: bool) -> No
     assert [agent.exit.code if agent.exit else None for agent in world.agents] == [0 if once else None] * 3
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_with_it(seed: int) -> None:
     stopped = Fault(Kind.AGENT_STOPPED, at_s=5.0, seconds=20.0)
     world = played(Scenario(seed=seed, duration_s=40.0, lease_s=4.0, faults=(stopped,)))
@@ -360,7 +360,7 @@ def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_wit
     assert any(reason.startswith("its own process did not run for 20.") for reason in reasons)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_run_that_is_interrupted_and_then_loses_its_coordinator_stays_interrupted(seed: int, twice: bool) -> None:
     interrupts = [Fault(Kind.INTERRUPTED, at_s=6.0), Fault(Kind.INTERRUPTED, at_s=6.1)][: 1 + twice]
@@ -390,7 +390,7 @@ AS_PLANNED = (Outcome.COMPLETED, "")
 CUTS = (Kind.LINKS_DOWN, Kind.CONTROL_DOWN, Kind.BLACKHOLE, Kind.HELD_BACK)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("cleans", [False, True])
 def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_lease(
@@ -402,7 +402,7 @@ def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_leas
     assert (closed.outcome, closed.reason) == AS_PLANNED
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("cut", CUTS)
 def test_an_agent_may_be_cut_off_over_the_planned_end(seed: int, cut: Kind) -> None:
     faults = (Fault(cut, at_s=10.0, seconds=14.0),)
@@ -410,7 +410,7 @@ def test_an_agent_may_be_cut_off_over_the_planned_end(seed: int, cut: Kind) -> N
     assert (closed.outcome, closed.reason) == AS_PLANNED
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("cut_s", [6.0, 20.0])
 def test_a_run_may_be_interrupted_while_an_agent_is_cut_off(seed: int, cut: Kind, cut_s: float) -> None:
@@ -427,7 +427,7 @@ def test_what_an_agent_holds_that_was_stopped_for_longer_than_its_lease_counts(s
     ended_as(played(Scenario(seed=seed, duration_s=12.0, lease_s=6.0, faults=faults)))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_run_that_is_stopped_at_once_reports_what_its_agents_say_at_once(seed: int) -> None:
     faults = (Fault(Kind.INTERRUPTED, at_s=8.0), Fault(Kind.INTERRUPTED, at_s=8.1))
     closed = ended_as(played(Scenario(seed=seed, duration_s=60.0, lease_s=6.0, faults=faults)))
@@ -566,7 +566,7 @@ TestFleetAndWhatGoesWrong = FleetAndWhatGoesWrong.TestCase
 TestFleetAndWhatGoesWrong.settings = tried(15, steps=12)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_answers_that_a_network_delivers_late_do_not_extend_a_load_beyond_what_its_coordinator_knows(seed: int) -> None:
     # As often as it delivers, the answers are old: the agent hears its coordinator all the time.
     faults = tuple(Fault(Kind.HELD_BACK, at_s=5.0 + 5.5 * number, seconds=5.4) for number in range(12))

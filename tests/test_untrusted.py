@@ -31,6 +31,7 @@ from common.protocol.messages import (
 from coordinator.core import actions as steps
 from coordinator.core.transitions import Phase
 from coordinator.journal.records import AnyRecord
+from tests.support.examples import examples
 from tests.support.mutations import Mutator, enveloped
 from tests.support.protocol import RUN_ID, AgentBench, RunBench, dealt, final, metrics_id
 
@@ -78,7 +79,7 @@ PHASES = (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING, Phase.RUNNING, Phase
 STATES = ("welcomed", "preparing", "prepared", "running", "draining", "done")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.sampled_from(PHASES), st.integers(0, 2**64))
 def test_no_message_of_an_agent_is_too_much_for_a_coordinator(phase: Phase, seed: int) -> None:
     draw = random.Random(seed)
@@ -105,7 +106,7 @@ def assert_performable(action: steps.Action) -> None:
             assert len(text) < 5000
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.sampled_from(STATES), st.integers(0, 2**64))
 def test_no_message_of_a_coordinator_is_too_much_for_an_agent(state: str, seed: int) -> None:
     draw = random.Random(seed)
@@ -136,7 +137,7 @@ def assert_sayable(action: AgentAction) -> None:
             assert len(text) < 5000
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 2**64))
 def test_no_report_of_a_worker_process_is_too_much_for_its_agent(seed: int) -> None:
     draw = random.Random(seed)
@@ -153,7 +154,7 @@ def test_no_report_of_a_worker_process_is_too_much_for_its_agent(seed: int) -> N
         bench.do(Tick())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 2**64))
 def test_whatever_frames_are_accepted_the_journal_that_has_them_folds(seed: int) -> None:
     draw = random.Random(seed)

@@ -3,6 +3,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+
+from common.clock import monotonic_ns
 from common.protocol import codec
 from common.protocol.messages import (
     AgentMessage,
@@ -13,6 +16,7 @@ from common.protocol.messages import (
     Stop,
     incarnation_of,
 )
+from common.units import NS_PER_S
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.loop import Coordinator
 from tests.support.protocol import (
@@ -28,10 +32,11 @@ class FakeLink:
 
     def __init__(self, *batches: Sequence[tuple[bytes, AgentMessage]]) -> None:
         self._batches = list(batches)
+        self.now_ns = monotonic_ns()
         self.sent: list[tuple[bytes, Any]] = []
 
-    def wait(self, _: float) -> None:
-        pass
+    def wait(self, seconds: float) -> None:
+        self.now_ns += round(seconds * NS_PER_S)
 
     def receive(self) -> list[tuple[bytes, bytes]]:
         batch = self._batches.pop(0) if self._batches else ()
@@ -53,7 +58,10 @@ def called_off(link: FakeLink) -> list[tuple[bytes, Any]]:
     """The messages to the agent web1 of a coordinator that cannot start its run."""
     bench = RunBench()
     bench.hello("web1")
-    Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)._call_off(link, 5)  # type: ignore[arg-type]
+    coordinator = Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coordinator.loop.monotonic_ns", lambda: link.now_ns)
+        coordinator._call_off(link, 5)  # type: ignore[arg-type]
     return link.sent
 
 

@@ -27,6 +27,7 @@ from coordinator.journal.records import (
 from coordinator.report.run_files import COMPARISON_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from coordinator.report_command import render
 from tests.support.comparisons import conducted, head
+from tests.support.examples import examples
 from tests.support.records import accepted, clean_run, closed, command, histogram, interval, noted, opened
 
 RUNS = ("20250101-090000-aa", "20250101-100000-bb", "20250102-090000-cc")
@@ -217,7 +218,7 @@ def said_of(path: Path, format: str) -> str:
     return ""
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     picked=st.lists(st.one_of(st.sampled_from(RECORDS), st.sampled_from(FOREIGN)), max_size=16), begins=st.booleans()
 )

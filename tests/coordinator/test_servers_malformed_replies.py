@@ -21,6 +21,7 @@ from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
 from coordinator.servers.preflight import check_commands
 from coordinator.servers.setup_commands import flush, set_up
+from tests.support.examples import examples
 from tests.support.records import clean_run
 from tests.support.runs import wait_until
 from tests.support.scripted import ScriptedServer
@@ -98,7 +99,7 @@ def one_line(text: str) -> bool:
     return bool(text) and text.isprintable()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     asked=st.sampled_from(ASKED),
     answer=_values,
@@ -125,7 +126,7 @@ def test_before_the_load_any_reply_is_accepted_or_a_target_error_in_one_line(
         assert one_line(said_by(question))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     asked=st.sampled_from(ASKED),
     answer=_values,

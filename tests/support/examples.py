@@ -1,4 +1,4 @@
-"""How many examples the simulated fleets and the state machines try."""
+"""How many examples properties and state machines try."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import os
 from hypothesis import HealthCheck, settings
 
 MORE = os.environ.get("FLEET_SIMULATIONS")
-"""This many examples, and new ones each time; without it, always the same few."""
-
+"""Try this many examples, new ones each time. Without it, always the same few."""
 
 _FEW = settings.default is not None and settings.default.max_examples < 100
 
 
-def tried(examples: int, steps: int = 50) -> settings:
-    """examples: how many the suite tries; a fifth of them in the profile "few". steps: rules that a state machine
-    follows in each."""
+def examples(count: int) -> int:
+    """The number of examples for `max_examples`: a fifth of `count` in the profile "few"."""
+    return max(1, count // 5) if _FEW else count
+
+
+def tried(count: int, steps: int = 50) -> settings:
+    """Settings with `count` examples, or a fifth in the profile "few". steps: rules per example of a state machine."""
     return settings(
-        max_examples=int(MORE or (max(1, examples // 5) if _FEW else examples)),
+        max_examples=int(MORE or examples(count)),
         stateful_step_count=steps,
         derandomize=MORE is None,
         suppress_health_check=[HealthCheck.too_slow],

@@ -1,7 +1,7 @@
 """The tier of each test: `fast` (no server, no process), `server`, or `system` (everything in tests/system).
 
-A test is fast unless its own code, or what it uses of tests/ and scripts/, names something that starts a process.
-`only_fast` catches what this does not see: a fast test that starts a process fails.
+A test is fast unless its own code, or the code that it uses from tests/ and scripts/, names something that starts a
+process. `only_fast` finds the rest: a fast test that starts a process fails.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import _posixsubprocess
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from inspect import unwrap
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -19,10 +20,10 @@ import pytest
 
 SYSTEM = Path(__file__).parents[1] / "system"
 TIERS = ("system", "server", "fast")
-"""In the order in which they run: so no process is left alone with a slow test at the end."""
+"""In the order in which they run: slow tests first, so that no test process is left alone with one at the end."""
 
 _READ = (SYSTEM.parent, SYSTEM.parents[1] / "scripts")
-"""Folders with the code that is read."""
+"""Folders whose code is analysed."""
 
 _OF_MODULES = {
     "subprocess": {"Popen", "run", "call", "check_call", "check_output"},
@@ -32,7 +33,7 @@ _OF_MODULES = {
     "psutil": {"Popen"},
     "multiprocess.resource_tracker": {"ensure_running"},
 }
-"""What starts a process, by module that is not ours."""
+"""Names that start a process, by foreign module."""
 
 _OF_OURS = {"open_embedded", "EmbeddedServer", "LocalAgents", "ForkServer", "Processes"}
 """Functions and classes of ours that start processes."""
@@ -55,19 +56,23 @@ _known: dict[object, bool] = {}
 
 
 def _starts_processes(thing: Any) -> bool:
-    thing = unwrap(thing.__func__ if isinstance(thing, MethodType) else thing)
+    if isinstance(thing, MethodType):
+        thing = thing.__func__
+    if hasattr(thing, "__wrapped__"):
+        thing = unwrap(thing)
     if getattr(thing, "__name__", "") in _OF_OURS:
         return True
-    if not isinstance(thing, FunctionType | type) or not _is_read(thing):
+    if not isinstance(thing, FunctionType | type) or not _is_read(thing.__module__):
         return False
     if thing not in _known:
-        _known[thing] = False  # it may name itself
+        _known[thing] = False  # for recursive functions
         _known[thing] = any(map(_code_starts, _functions_of(thing)))
     return _known[thing]
 
 
-def _is_read(thing: Any) -> bool:
-    path = Path(getattr(sys.modules.get(thing.__module__), "__file__", None) or "")
+@cache
+def _is_read(module: str) -> bool:
+    path = Path(getattr(sys.modules.get(module), "__file__", None) or "")
     return any(path.is_relative_to(folder) for folder in _READ)
 
 
@@ -76,7 +81,7 @@ def _functions_of(thing: FunctionType | type) -> Iterator[FunctionType]:
         yield thing
         return
     for base in thing.__mro__:
-        for value in vars(base).values() if _is_read(base) else ():
+        for value in vars(base).values() if _is_read(base.__module__) else ():
             inner = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
             if isinstance(inner := unwrap(inner) if callable(inner) else inner, FunctionType):
                 yield inner

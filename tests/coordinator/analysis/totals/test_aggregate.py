@@ -63,7 +63,7 @@ def test_a_repeated_record_counts_once(data: st.DataObject) -> None:
     stop = StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=7)
     lost = WorkerDied(agent_id="a1", process=0, exit_code=-9)
     cleaned = CleanedUp(deleted=5, left=0, took_ns=1)
-    *records, end = clean_run()
+    *records, end = clean_run(per_second=20)
     records = [*records, stop, lost, cleaned, end]
     position = data.draw(st.integers(0, len(records) - 1))
     later = data.draw(st.integers(position + 1, len(records)))

@@ -8,6 +8,7 @@ from common.metrics.intervals import IntervalMetrics
 from coordinator.analysis.totals import aggregate as aggregates
 from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.journal.records import AnyRecord
+from tests.support.examples import examples
 from tests.support.records import accepted, command, histogram, interval, noted, opened, watched
 
 AGENTS = ("a1", "a2", "a3")
@@ -47,7 +48,7 @@ def gauges(run: Aggregate) -> list[tuple[object, ...]]:
     ]
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.lists(peaks, min_size=3, max_size=3), st.integers(1, SECONDS))
 def test_a_compacted_second_has_the_same_figures(of_agents: list[list[tuple[int, int]]], cut_off: int) -> None:
     records = a_run(of_agents, cut_off)
@@ -71,7 +72,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(events)
 def test_a_second_is_complete_when_the_last_participant_has_reported_it(
     happened: list[tuple[str, int | str]],
