@@ -61,7 +61,7 @@ def called_off(link: FakeLink) -> list[tuple[bytes, Any]]:
     coordinator = Coordinator(bench.run, Aggregate(), listener=link, **OTHERS)  # type: ignore[arg-type]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("coordinator.loop.monotonic_ns", lambda: link.now_ns)
-        coordinator._call_off(link, 5)  # type: ignore[arg-type]
+        coordinator._cancel(link, 5)  # type: ignore[arg-type]
     return link.sent
 
 
