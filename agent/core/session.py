@@ -36,7 +36,7 @@ from agent.core.share import PreparationReports, Share
 from agent.core.transitions import BEFORE_START, FENCED, Trigger, agent_lifecycle
 from common.errors import FleetError, TargetError
 from common.protocol.messages import (
-    HOLD_LEASES,
+    KEEP_LEASES,
     AgentMessage,
     AgentState,
     Attach,
@@ -261,7 +261,7 @@ class Session:
 
     def _as_kept(self) -> KeptRun:
         """The run as it is kept. Its time begins when its coordinator was last heard, or when the load ended."""
-        until_ns = max(self._lease.heard_ns, self._done_ns) + HOLD_LEASES * self._share.lease_ns
+        until_ns = max(self._lease.heard_ns, self._done_ns) + KEEP_LEASES * self._share.lease_ns
         return KeptRun(self.run_id, self.outbox, self._share, self._reason, until_ns)
 
     def _change_run(self, now_ns: int) -> list[Action]:

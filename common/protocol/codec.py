@@ -87,7 +87,7 @@ def encode(envelope: Envelope, protocol: int = PROTOCOL_MAX) -> bytes:
     )
 
 
-class Letter(NamedTuple):
+class DecodedMessage(NamedTuple):
     """A decoded envelope of an agent, and the bytes of its message, which the journal writes without packing again."""
 
     envelope: Envelope
@@ -96,30 +96,30 @@ class Letter(NamedTuple):
 
 def decode_from_agent(data: bytes) -> Envelope:
     """An agent's message. Raises ProtocolError for anything that an agent must not send."""
-    [letter] = decode_from_agents([data])
-    if isinstance(letter, ProtocolError):
-        raise letter
-    return letter.envelope
+    [result] = decode_from_agents([data])
+    if isinstance(result, ProtocolError):
+        raise result
+    return result.envelope
 
 
-def decode_from_agents(many: Sequence[bytes]) -> list[Letter | ProtocolError]:
+def decode_from_agents(many: Sequence[bytes]) -> list[DecodedMessage | ProtocolError]:
     """Decodes many messages of agents together, which is much cheaper than one by one. The result is in the order of
     `many`, with an error in place of each invalid message."""
-    decoded: list[Letter | ProtocolError] = []
+    decoded: list[DecodedMessage | ProtocolError] = []
     for data in many:
         try:
             decoded.append(_decode(data, AgentMessage))
         except ProtocolError as error:
             decoded.append(error)
-    letters = [each for each in decoded if isinstance(each, Letter)]
-    if _forgery(chain.from_iterable(map(_histograms_in, letters))) is None:
+    valid = [each for each in decoded if isinstance(each, DecodedMessage)]
+    if _histogram_error(chain.from_iterable(map(_histograms_in, valid))) is None:
         return decoded
-    forgeries = [None if isinstance(each, ProtocolError) else _forgery(_histograms_in(each)) for each in decoded]
-    return [forgery or each for each, forgery in zip(decoded, forgeries, strict=True)]
+    errors = [None if isinstance(each, ProtocolError) else _histogram_error(_histograms_in(each)) for each in decoded]
+    return [error or each for each, error in zip(decoded, errors, strict=True)]
 
 
-def _histograms_in(letter: Letter) -> list[Histogram]:
-    message = letter.envelope.message
+def _histograms_in(decoded: DecodedMessage) -> list[Histogram]:
+    message = decoded.envelope.message
     if not isinstance(message, MetricsFrame):
         return []
     if len(message.intervals) == 1:
@@ -127,7 +127,7 @@ def _histograms_in(letter: Letter) -> list[Histogram]:
     return [histogram for interval in message.intervals for histogram in histograms_of(interval)]
 
 
-def _forgery(histograms: Iterable[Histogram]) -> ProtocolError | None:
+def _histogram_error(histograms: Iterable[Histogram]) -> ProtocolError | None:
     try:
         check_histograms(histograms)
     except ValueError as error:
@@ -156,7 +156,7 @@ def decode_worker_order(data: bytes) -> WorkerOrder:
     return order
 
 
-def _decode(data: bytes, messages: Any) -> Letter:
+def _decode(data: bytes, messages: Any) -> DecodedMessage:
     if len(data) > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"expected at most {MAX_MESSAGE_BYTES:,} bytes, got {len(data):,}")
     # Hello and Refused are the same in every protocol version, so sides without a common version can report that.
@@ -165,4 +165,4 @@ def _decode(data: bytes, messages: Any) -> Letter:
     message = unpack(packed, messages)
     if not PROTOCOL_MIN <= version <= PROTOCOL_MAX and type(message).__name__ not in ("Hello", "Refused"):
         raise ProtocolError(f"expected protocol {PROTOCOL_MIN}..{PROTOCOL_MAX}, got version {version}")
-    return Letter(Envelope(run_id=run_id, incarnation=incarnation, message=message), packed)
+    return DecodedMessage(Envelope(run_id=run_id, incarnation=incarnation, message=message), packed)

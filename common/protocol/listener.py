@@ -289,7 +289,7 @@ class _Reader:
                     read_ns = monotonic_ns()
                 self._watch()
                 self._admit()
-                self._keep_house()
+                self._do_housekeeping()
             self._send_all()
         except BaseException as error:  # noqa: BLE001 - raised in the loop
             self._error = error
@@ -312,7 +312,7 @@ class _Reader:
             except zmq.Again:
                 break
             part = self._router.recv(zmq.NOBLOCK, copy=False)
-            connection = self._connections.get(routing_id) or self._meet(routing_id, part)
+            connection = self._connections.get(routing_id) or self._add_connection(routing_id, part)
             if part.more:
                 self._skip_parts()
                 self._cut(connection, "messages of several parts")
@@ -331,14 +331,14 @@ class _Reader:
         self._loop.set()
         return True
 
-    def _meet(self, routing_id: bytes, part: zmq.Frame) -> Connection:
+    def _add_connection(self, routing_id: bytes, part: zmq.Frame) -> Connection:
         connection = Connection(routing_id, int(part.get(zmq.SRCFD)), str(part.get("Peer-Address")))
         # By now, the monitor has reported that this connection was accepted, and that the previous connection with the
         # same file descriptor has ended.
         while self._watch():
             pass
         if connection.fileno in self._peers:
-            self._peers.spoke(connection.fileno, connection)
+            self._peers.first_message(connection.fileno, connection)
         else:
             self._closed.append((monotonic_ns(), connection))
         with self._lock:
@@ -378,12 +378,12 @@ class _Reader:
                 return
             admitted = mechanism == b"NULL" if self._admitted is None else keys == [self._admitted]
             status = (b"200", b"OK") if admitted else (b"400", b"another key")
-            if admitted and not self._penalties.may_enter(address.decode(errors="replace"), now_ns):
+            if admitted and not self._penalties.may_connect(address.decode(errors="replace"), now_ns):
                 status = (b"300", b"later")  # ends the connection without an error to the peer
-                self._peers.put_off()
+                self._peers.postponed()
             self._zap.send_multipart((version, request_id, *status, b"", b""))
 
-    def _keep_house(self) -> None:
+    def _do_housekeeping(self) -> None:
         now_ns = monotonic_ns()
         if now_ns - self._housekeeping_ns < _HOUSEKEEPING_NS:
             return

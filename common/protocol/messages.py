@@ -49,7 +49,7 @@ MAX_MESSAGE_BYTES = 1 << 20
 MAX_INTERVALS = 512
 """Maximum number of intervals in a frame. An agent that was stopped for minutes reports several per second."""
 
-HOLD_LEASES = 10
+KEEP_LEASES = 10
 """An agent keeps unreported results for this many leases. A coordinator that resumes the run can collect them."""
 
 Figure = Annotated[float, Meta(ge=0, le=1e12)]

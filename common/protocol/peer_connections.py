@@ -14,7 +14,7 @@ from common.units import NS_PER_S
 
 PENALTY_NS = 5 * NS_PER_S
 """How long new connections from an address are limited after its last flood."""
-ENTRIES_PER_S = 4
+CONNECTS_PER_S = 4
 _MOST_ADDRESSES = 1_000
 
 
@@ -24,7 +24,7 @@ class Penalties:
 
     def __init__(self) -> None:
         self._last_flood_ns: dict[str, int] = {}
-        self._next_entry_ns: dict[str, int] = {}
+        self._next_connect_ns: dict[str, int] = {}
 
     def flooded(self, address: str, now_ns: int) -> None:
         """A connection from this address was cut."""
@@ -33,7 +33,7 @@ class Penalties:
         if len(self._last_flood_ns) > _MOST_ADDRESSES:
             self._forgive(next(iter(self._last_flood_ns)))
 
-    def may_enter(self, address: str, now_ns: int) -> bool:
+    def may_connect(self, address: str, now_ns: int) -> bool:
         """Whether another connection from this address may be made now."""
         last_flood_ns = self._last_flood_ns.get(address)
         if last_flood_ns is None:
@@ -41,14 +41,14 @@ class Penalties:
         if now_ns - last_flood_ns > PENALTY_NS:
             self._forgive(address)
             return True
-        if now_ns < self._next_entry_ns.get(address, 0):
+        if now_ns < self._next_connect_ns.get(address, 0):
             return False
-        self._next_entry_ns[address] = now_ns + NS_PER_S // ENTRIES_PER_S
+        self._next_connect_ns[address] = now_ns + NS_PER_S // CONNECTS_PER_S
         return True
 
     def _forgive(self, address: str) -> None:
         del self._last_flood_ns[address]
-        self._next_entry_ns.pop(address, None)
+        self._next_connect_ns.pop(address, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +99,7 @@ class Peers:
         """How many connections ended without a handshake, by cause."""
         return self._failed + Counter({self._silent_cause: self._silent})
 
-    def put_off(self) -> None:
+    def postponed(self) -> None:
         """We ended a connection in its handshake, and the peer may try again later. Does not count as a refusal."""
         self._pending -= 1
 
@@ -109,7 +109,7 @@ class Peers:
         peer = self._open.pop(fileno, None)
         return None if peer is None else peer.connection
 
-    def spoke(self, fileno: int, connection: Connection) -> None:
+    def first_message(self, fileno: int, connection: Connection) -> None:
         """The first message has come on a connection."""
         self._strangers.pop(fileno, None)
         if (peer := self._open.get(fileno)) is not None:

@@ -63,19 +63,19 @@ class Credentials:
         return hashlib.sha256(b"redis-stampede keys " + public).hexdigest()[:16]
 
 
-def agent_credentials(file: Path | None, said: TokenVariables, environment: Mapping[str, str]) -> CurveClient:
+def agent_credentials(file: Path | None, variables: TokenVariables, environment: Mapping[str, str]) -> CurveClient:
     """An agent's side. file: from the command line, "-" for stdin. Raises UsageError if there is no token."""
     if file == _STDIN:
         return _agent_curve(read_secret_stdin(_THE_TOKEN), "stdin")
-    if file is None and said.token:
-        if said.file:
+    if file is None and variables.token:
+        if variables.file:
             raise UsageError(f"{TOKEN} and {TOKEN_FILE}: expected one of them, got both")
-        return _agent_curve(said.token, TOKEN)
-    return agent_curve(file or _path(said, environment))
+        return _agent_curve(variables.token, TOKEN)
+    return agent_curve(file or _path(variables, environment))
 
 
 def coordinator_credentials(
-    file: Path | None, said: TokenVariables, environment: Mapping[str, str], *, resuming: bool = False
+    file: Path | None, variables: TokenVariables, environment: Mapping[str, str], *, resuming: bool = False
 ) -> Credentials:
     """The coordinator's side. Makes both files at first use. file: from the command line. resuming: do not make a new
     pair of keys, because the run's agents have the token already. Raises UsageError."""
@@ -83,12 +83,12 @@ def coordinator_credentials(
         raise UsageError(
             f"--token-file -: expected a file, because the coordinator's key is beside it; it also comes from {KEY}"
         )
-    if file is None and said.key:
-        if said.file:
+    if file is None and variables.key:
+        if variables.file:
             raise UsageError(f"{KEY} and {TOKEN_FILE}: expected one of them, got both")
-        where, found = KEY, _credentials(*_key_pairs(said.key, KEY))
+        where, found = KEY, _credentials(*_key_pairs(variables.key, KEY))
     else:
-        path = file or _path(said, environment)
+        path = file or _path(variables, environment)
         where = str(path)
         if resuming and not _exists(_key_file(path)) and not _exists(path):
             raise UsageError(
@@ -96,7 +96,7 @@ def coordinator_credentials(
                 f"got neither: agents would be refused with a new pair; put both back, {_ELSEWHERE}, or set {KEY}"
             )
         found = Credentials(coordinator_curve(path), agent_curve(path), path, is_usual=file is None)
-    if said.token and _agent_curve(said.token, TOKEN) != found.agents:
+    if variables.token and _agent_curve(variables.token, TOKEN) != found.agents:
         raise UsageError(
             f"{TOKEN}: this token does not belong to the coordinator's key ({where}): agents with it would be refused; "
             f"expected the token's own key in {KEY}, or no {TOKEN}"
@@ -104,8 +104,8 @@ def coordinator_credentials(
     return found
 
 
-def _path(said: TokenVariables, environment: Mapping[str, str]) -> Path:
-    return Path(said.file) if said.file else default_token_path(environment)
+def _path(variables: TokenVariables, environment: Mapping[str, str]) -> Path:
+    return Path(variables.file) if variables.file else default_token_path(environment)
 
 
 def default_token_path(environment: Mapping[str, str]) -> Path:

@@ -85,7 +85,7 @@ def bad_reply_finding(error: Exception, command: str = "", reply: object = _UNKN
     if not command:
         return f"gave an answer that makes no sense: {what}"
     if reply is _NO_REPLY:
-        return f"said something that makes no sense before it answered {command}: {what}"
+        return f"sent something that makes no sense before it answered {command}: {what}"
     found = "" if reply is _UNKNOWN else f", {_shown(reply)}"
     return f"answered {command}, but the answer makes no sense{found}: {what}"
 

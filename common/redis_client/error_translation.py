@@ -141,12 +141,12 @@ def _announced_finding(error: Exception, target: schema.Target, node: str) -> st
         what = f"cannot be reached ({cause.strerror}): is it up?"
     else:
         return ""
-    who = "the cluster announces" if address.kind is TargetKind.CLUSTER else "Sentinels announce"
+    source = "the cluster announces" if address.kind is TargetKind.CLUSTER else "Sentinels announce"
     if AddressMap(target.address_remap).maps_to(announced.name, announced.port):
         mapped = "target.address_remap maps"
-        place = f", to which {mapped} what {who}," if node else f" has a server that {mapped} to {announced}, which"
+        place = f", to which {mapped} what {source}," if node else f" has a server that {mapped} to {announced}, which"
         return f"{place} {what} Or correct the map"
-    place = f", as {who} it," if node else f" has a server that {who} at {announced}, which"
+    place = f", as {source} it," if node else f" has a server that {source} at {announced}, which"
     return f"{place} {what} If it is behind NAT, use --address-remap {announced}=HOST:PORT"
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from common.plan.timeline import timeline
-from common.protocol.messages import HOLD_LEASES, AgentState
+from common.protocol.messages import KEEP_LEASES, AgentState
 from common.units import NS_PER_S
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import Action, Note, Write
@@ -151,7 +151,7 @@ class Waiting:
         kept = ", ".join(member.agent_id for member in members if member.state is not MemberState.LEFT)
         if not kept:
             return []
-        keep_s = HOLD_LEASES * self._state.setup.plan.fleet.lease_s.ns / NS_PER_S
+        keep_s = KEEP_LEASES * self._state.setup.plan.fleet.lease_s.ns / NS_PER_S
         collects = f"`coordinator start --resume {self._state.setup.run_id}` collects them"
         return [Note(f"no results of {kept}: while it runs, {collects} (for {keep_s:g} s)", trouble=True)]
 

@@ -24,11 +24,11 @@ import numpy as np
 
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
-from common.plan.schema.workload import deal
+from common.plan.schema.workload import part_of_total
 from common.plan.seeds import SeedPurpose, seed_sequence
 from common.units import NS_PER_S
 
-WHENEVER = -1
+NO_DUE_TIME = -1
 """The intended send time of an operation in a closed loop: as soon as possible."""
 
 LEG_BY_TIME = -1
@@ -42,8 +42,8 @@ NEVER_NS = (1 << 63) - 1
 class Turn:
     """The operations of one round trip. Not changed after it is made; not frozen, because that takes longer.
 
-    times_ns: intended send times in order, each WHENEVER in a closed loop. leg: number of the leg of the timeline in a
-    closed loop of several legs, else LEG_BY_TIME.
+    times_ns: intended send times in order, each NO_DUE_TIME in a closed loop. leg: number of the leg of the timeline in
+    a closed loop of several legs, else LEG_BY_TIME.
     """
 
     times_ns: tuple[int, ...]
@@ -107,7 +107,7 @@ def quota_of(requests: int | None, thread: int, threads: int) -> int | None:
 
     The quotas of all threads add up to exactly `requests`.
     """
-    return None if requests is None else len(deal(requests, thread, threads))
+    return None if requests is None else len(part_of_total(requests, thread, threads))
 
 
 def constant_schedule(t0_ns: int, rate_per_s: float, thread: int, threads: int, from_ns: int = 0) -> Schedule:
@@ -226,7 +226,7 @@ class Pacer:
 
 
 def _closed_turn(count: int) -> Turn:
-    return Turn((WHENEVER,) * count)
+    return Turn((NO_DUE_TIME,) * count)
 
 
 def _count_before(end_ns: int, schedule: Iterator[int], most: int | None) -> int:

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from agent.worker.pacing.pacer import NEVER_NS, WHENEVER, Pacer, Schedule, Span, Turn
+from agent.worker.pacing.pacer import NEVER_NS, NO_DUE_TIME, Pacer, Schedule, Span, Turn
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Arrivals, Load
 from common.plan.seeds import SeedPurpose, seed_sequence
@@ -163,7 +163,7 @@ class StagedPacer(Pacer):
             if offset_ns is None or t0_ns + offset_ns >= self._span.end_ns:
                 return
             self._pending.append(t0_ns + offset_ns)
-            self._spend(leg, 1)
+            self._use_quota(leg, 1)
             if len(self._pending) == self._batch:
                 yield self._take()
 
@@ -176,13 +176,13 @@ class StagedPacer(Pacer):
         if self._pending or comes_early:
             yield self._filled(leg, begin_ns)
         while self._now() < end_ns and (size := self._room(leg)):
-            self._spend(leg, size)
-            yield Turn((WHENEVER,) * size, self._number)
+            self._use_quota(leg, size)
+            yield Turn((NO_DUE_TIME,) * size, self._number)
 
     def _filled(self, leg: Leg, due_ns: int) -> Turn:
         """The pending operations, filled up to a batch with operations that are due when the closed leg begins."""
         size = min(self._batch - len(self._pending), self._room(leg))
-        self._spend(leg, size)
+        self._use_quota(leg, size)
         self._pending += [due_ns] * size
         return self._take()
 
@@ -197,7 +197,7 @@ class StagedPacer(Pacer):
     def _may_send(self, leg: Leg) -> bool:
         return self._room(leg) > 0
 
-    def _spend(self, leg: Leg, size: int) -> None:
+    def _use_quota(self, leg: Leg, size: int) -> None:
         if self._left is not None and leg.measured:
             self._left -= size
 
@@ -213,7 +213,7 @@ class StagedPacer(Pacer):
             if schedule is not None:
                 most = self._left if leg.measured else None
                 left = self._count_before(end_ns - t0_ns, leg, schedule, most)
-                self._spend(leg, left)
+                self._use_quota(leg, left)
                 missed[number] += left
         self._missed.update(+missed)
         return missed.total()

@@ -83,7 +83,7 @@ def commands_known(plan: Plan) -> Iterator[Finding]:
             yield path, problem
 
 
-def weights_draw(plan: Plan) -> Iterator[Finding]:
+def weights_allow_a_draw(plan: Plan) -> Iterator[Finding]:
     """The weights allow drawing a command: at least one is above zero, and their sum is finite."""
     weights = [entry.weight for entry in plan.workload.commands]
     path = ("workload", "commands")
@@ -95,7 +95,7 @@ def weights_draw(plan: Plan) -> Iterator[Finding]:
         yield path, "expected weights with a finite sum"
 
 
-def placeholders_have_what_they_need(plan: Plan) -> Iterator[Finding]:
+def placeholders_have_values(plan: Plan) -> Iterator[Finding]:
     """Each placeholder is in a command where it has a value."""
     workload = plan.workload
     scripts = [script.name for script in workload.scripts]
@@ -126,13 +126,13 @@ def scripts_distinct(plan: Plan) -> Iterator[Finding]:
             yield path, f"expected a unique name, got {show(name)} a second time"
 
 
-def blocking_ends(plan: Plan) -> Iterator[Finding]:
+def blocking_commands_end(plan: Plan) -> Iterator[Finding]:
     """No command blocks forever, or as long as the socket timeout."""
     limit_s = plan.target.socket_timeout_s
     for path, template, _, _ in _templates(plan.workload):
         waits_s = blocking_timeout_s(template)
         if waits_s is not None and not 0 < waits_s < limit_s:
-            found = "0, which waits for ever" if waits_s == 0 else f"{waits_s:g}s"
+            found = "0, which waits forever" if waits_s == 0 else f"{waits_s:g}s"
             yield (
                 path,
                 f"expected {template.name} to wait for more than 0s and less than the socket timeout of {limit_s}, "
@@ -273,7 +273,7 @@ def expiry_is_used(plan: Plan) -> Iterator[Finding]:
         yield path, "expected a command that sets it: SET, or a template with __ttl__; got none"
 
 
-def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
+def commands_go_to_one_node(plan: Plan) -> Iterator[Finding]:
     """In a cluster, each command goes to one node. With hash tags, the keys of a command, and of a transaction, can be
     drawn from one tag."""
     workload = plan.workload
@@ -291,7 +291,7 @@ def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
             )
     if not keys_per_hash_tag(plan.target, workload):
         if is_cluster(plan.target):
-            yield from _slots_are_kept(workload)
+            yield from _keys_share_slots(workload)
         return
     off = "or use --keys-per-hash-tag 0"
     for path, template, own, _ in _templates(workload):
@@ -321,7 +321,7 @@ def slots_can_be_kept(plan: Plan) -> Iterator[Finding]:
             )
 
 
-def _slots_are_kept(workload: Workload) -> Iterator[Finding]:
+def _keys_share_slots(workload: Workload) -> Iterator[Finding]:
     """In a cluster without hash tags by number, key prefixes have a tag wherever commands need keys of one slot."""
     for path, template, own, _ in _templates(workload):
         count = template.count(Placeholder.KEY, Placeholder.NEW_KEY)
@@ -337,15 +337,15 @@ def _slots_are_kept(workload: Workload) -> Iterator[Finding]:
 
 WORKLOAD_RULES = (
     commands_known,
-    weights_draw,
-    placeholders_have_what_they_need,
+    weights_allow_a_draw,
+    placeholders_have_values,
     scripts_distinct,
     keys_in_range,
     distribution_settings_are_used,
     values_make_sense,
     values_are_of_their_kind,
     expiry_is_used,
-    blocking_ends,
-    slots_can_be_kept,
+    blocking_commands_end,
+    commands_go_to_one_node,
 )
 """In the order in which a reader would check a plan. All except the first rely on `commands_known`."""

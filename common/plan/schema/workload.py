@@ -121,7 +121,7 @@ class Command(Section, frozen=True, kw_only=True):
     then: Annotated[tuple[Then, ...], described("commands that follow each reply, on the same key")] = ()
 
 
-def deal(total: int, thread: int, threads: int) -> range:
+def part_of_total(total: int, thread: int, threads: int) -> range:
     """One worker thread's part of 0..total-1. thread: its number among the fleet's `threads`. Parts are adjacent. The
     first parts may have one number more than the others.
 
@@ -175,7 +175,7 @@ class Keys(Section, frozen=True, kw_only=True):
 
     def part(self, thread: int, threads: int) -> range:
         """One worker thread's part of the numbers, if the fleet's worker threads divide them."""
-        own = deal(len(self.numbers), thread, threads)
+        own = part_of_total(len(self.numbers), thread, threads)
         return self.numbers[own.start : own.stop]
 
 

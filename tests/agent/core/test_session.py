@@ -32,7 +32,7 @@ from agent.core.transitions import TRANSITIONS, Trigger
 from common.lifecycle import InvalidTransitionError
 from common.plan.schema import Pools, Preload
 from common.protocol.messages import (
-    HOLD_LEASES,
+    KEEP_LEASES,
     PROTOCOL_MAX,
     AgentState,
     Assignment,
@@ -84,7 +84,7 @@ from tests.support.protocol import (
 
 LEASE_S = 30.0
 LEASE_NS = round(LEASE_S * NS_PER_S)
-KEPT_S = HOLD_LEASES * LEASE_S
+KEPT_S = KEEP_LEASES * LEASE_S
 DRAIN_S = 10.0
 HOUR_NS = 3600 * NS_PER_S
 KEEPS = "keeping the results of run run-1 for 300 s: `coordinator start --resume run-1` collects them"

@@ -24,7 +24,7 @@ from agent.core.actions import (
     Tick,
     WorkerExited,
 )
-from agent.core.session import GOODBYE_NS, HOLD_LEASES, OVERTIME_NS
+from agent.core.session import GOODBYE_NS, KEEP_LEASES, OVERTIME_NS
 from common.protocol.messages import (
     AgentState,
     CoordinatorMessage,
@@ -66,7 +66,7 @@ PLANS = (
     fleet_plan(duration_s=None, requests=1000, lease_s=LEASE_S, drain_s=DRAIN_S),
 )
 LEASE_NS = round(LEASE_S * NS_PER_S)
-BOUND_S = HOLD_LEASES * LEASE_S + LEASE_S + DRAIN_S + (OVERTIME_NS + GOODBYE_NS) / NS_PER_S + 5
+BOUND_S = KEEP_LEASES * LEASE_S + LEASE_S + DRAIN_S + (OVERTIME_NS + GOODBYE_NS) / NS_PER_S + 5
 """Silence after which an agent must have come to rest, whatever its worker processes do."""
 
 

@@ -22,7 +22,7 @@ from common.metrics.histogram import (
     check_histograms,
 )
 from common.metrics.intervals import CommandMetrics, IntervalMetrics, PoolMetrics
-from common.protocol.codec import Letter, decode_from_agent, decode_from_agents, encode, pack, unpack
+from common.protocol.codec import DecodedMessage, decode_from_agent, decode_from_agents, encode, pack, unpack
 from common.protocol.messages import Envelope, MetricsFrame
 
 SIGNIFICANT_DIGITS = 3
@@ -246,7 +246,7 @@ def test_a_frame_with_a_forged_histogram_is_refused_as_it_is_decoded_and_others_
     with pytest.raises(ProtocolError):
         decode_from_agent(bad)
     decoded = decode_from_agents([good, bad, b"", good])
-    assert [isinstance(each, Letter) for each in decoded] == [True, False, False, True]
+    assert [isinstance(each, DecodedMessage) for each in decoded] == [True, False, False, True]
 
 
 @given(st.lists(value_lists))

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from common.protocol.inbox import Connection
-from common.protocol.peer_connections import ENTRIES_PER_S, PENALTY_NS, Peers, Penalties
+from common.protocol.peer_connections import CONNECTS_PER_S, PENALTY_NS, Peers, Penalties
 from common.units import NS_PER_S
 
 NOW_NS = 77 * NS_PER_S
@@ -18,7 +18,7 @@ def test_an_agent_is_not_refused() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     peers.accepted(7, NOW_NS)
     peers.succeeded()
-    peers.spoke(7, Connection(b"a", 7))
+    peers.first_message(7, Connection(b"a", 7))
     assert looked(peers) == 0
     peers.disconnected(7)
     assert looked(peers, NOW_NS + 60 * NS_PER_S) == 0
@@ -58,14 +58,14 @@ def test_the_oldest_strangers_are_named_when_there_are_too_many() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     for fileno in range(5):
         peers.accepted(fileno, NOW_NS)
-    peers.spoke(0, Connection(b"a", 0))
+    peers.first_message(0, Connection(b"a", 0))
     assert peers.look(NOW_NS, 2) == [1, 2]
 
 
 def test_a_peer_that_is_put_off_is_not_refused() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     peers.accepted(7, NOW_NS)
-    peers.put_off()
+    peers.postponed()
     peers.disconnected(7)
     assert looked(peers) == 0
 
@@ -82,24 +82,24 @@ def test_a_peer_that_sends_endless_bytes_without_a_message_is_found() -> None:
 
 def test_an_address_that_flooded_us_may_connect_rarely_and_others_always() -> None:
     penalties = Penalties()
-    assert penalties.may_enter("10.0.0.7", NOW_NS)
+    assert penalties.may_connect("10.0.0.7", NOW_NS)
     penalties.flooded("10.0.0.7", NOW_NS)
-    tries = [penalties.may_enter("10.0.0.7", NOW_NS + step * NS_PER_S // 100) for step in range(100)]
-    assert sum(tries) == ENTRIES_PER_S
-    assert all(penalties.may_enter("10.0.0.8", NOW_NS) for _ in range(100))
+    tries = [penalties.may_connect("10.0.0.7", NOW_NS + step * NS_PER_S // 100) for step in range(100)]
+    assert sum(tries) == CONNECTS_PER_S
+    assert all(penalties.may_connect("10.0.0.8", NOW_NS) for _ in range(100))
 
 
 def test_a_flood_is_forgiven_after_a_while() -> None:
     penalties = Penalties()
     penalties.flooded("10.0.0.7", NOW_NS)
     later_ns = NOW_NS + PENALTY_NS + 1
-    assert all(penalties.may_enter("10.0.0.7", later_ns) for _ in range(100))
+    assert all(penalties.may_connect("10.0.0.7", later_ns) for _ in range(100))
 
 
 def test_floods_from_very_many_addresses_are_not_all_remembered() -> None:
     penalties = Penalties()
     for number in range(2_000):
         penalties.flooded(f"10.0.{number // 256}.{number % 256}", NOW_NS)
-        penalties.may_enter(f"10.0.{number // 256}.{number % 256}", NOW_NS)
-    assert penalties.may_enter("10.0.0.0", NOW_NS)
-    assert penalties.may_enter("10.0.0.0", NOW_NS)
+        penalties.may_connect(f"10.0.{number // 256}.{number % 256}", NOW_NS)
+    assert penalties.may_connect("10.0.0.0", NOW_NS)
+    assert penalties.may_connect("10.0.0.0", NOW_NS)

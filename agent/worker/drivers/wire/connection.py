@@ -211,12 +211,12 @@ class BatchConnection:
         return [note for note in self.notes if not isinstance(note, tuple)]
 
     @property
-    def got_bytes(self) -> int:
+    def earlier_bytes(self) -> int:
         """How many bytes of replies came in all reads except the last one."""
         return max((size for _, size in self.marks), default=0)
 
     @property
-    def heard_ns(self) -> int:
+    def last_reply_ns(self) -> int:
         """When the last part of the replies came; before the first one, when the batch was sent."""
         return max((at_ns for at_ns, _ in self.marks), default=self.begun_ns)
 
@@ -341,7 +341,7 @@ class BatchConnection:
             owner.lost(self, socket_failure(None))
         elif replies is PENDING:
             if batch is not None:
-                self.notes.append((ended_ns, self.got_bytes + size))
+                self.notes.append((ended_ns, self.earlier_bytes + size))
         elif batch is None:
             owner.lost(self, socket_failure(ConnectionError("a reply came without a request")))
         elif self.notes or not owner.ignores_replies:
@@ -359,7 +359,7 @@ class BatchConnection:
             owner.issue(self)
 
     def _settle(self, batch: Batch, replies: Any, size: int, ended_ns: int) -> None:
-        self._owner.settle(self, batch, replies, self.got_bytes + size, ended_ns)
+        self._owner.settle(self, batch, replies, self.earlier_bytes + size, ended_ns)
         if self.is_open:
             self._owner.issue(self)
 

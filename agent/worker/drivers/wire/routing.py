@@ -31,7 +31,7 @@ from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, RedirectedBatch, TargetNode
 from agent.worker.drivers.wire.replies import ReplyParser
 from agent.worker.drivers.wire.requests import NO_NODE, Batch, RequestSource
-from agent.worker.pacing.pacer import WHENEVER, Turn
+from agent.worker.pacing.pacer import NO_DUE_TIME, Turn
 from common.clock import MonotonicNs
 from common.metrics.histogram import Ints
 from common.redis_client import ConnectionEvents
@@ -74,7 +74,7 @@ class RequestRouter:
         self._numbers: Ints | None = None
         # The slots of the last `update_slots`; None if they have changed since.
         self._slots: Sequence[str] | None = None
-        self.steady_turn = Turn((WHENEVER,) * batch)
+        self.steady_turn = Turn((NO_DUE_TIME,) * batch)
         self.nodes: list[TargetNode] = []
         self.uncovered = TargetNode("", NO_NODE, error=slot_not_covered())
         self.failing: list[TargetNode] = []

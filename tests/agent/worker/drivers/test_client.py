@@ -14,7 +14,7 @@ import redis
 
 from agent.worker.metrics.rows import NONE, WAIT_ONLY
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
-from agent.worker.pacing.pacer import LEG_BY_TIME, WHENEVER, Turn
+from agent.worker.pacing.pacer import LEG_BY_TIME, NO_DUE_TIME, Turn
 from agent.worker.pools.instance_queue import CheckoutTimeout
 from common.cancellation import CutShort
 from common.plan.schema import Driver
@@ -244,7 +244,7 @@ def test_a_batch_that_is_not_complete_at_the_end_is_not_sent() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_row_has_the_stage_of_its_turn(batch: int) -> None:
-    in_third = Turn((WHENEVER,) * batch, 2)
+    in_third = Turn((NO_DUE_TIME,) * batch, 2)
     stage = Stage(batch=batch, answers=[b"value"] if batch == 1 else [[b"value"] * 2])
     stage.worker.pacer.turns = lambda: iter([in_third] * 3)  # type: ignore[method-assign]
     assert [(row.lag_ns, row.leg) for row in stage.run()] == [(NONE, 2)] * 3 * batch

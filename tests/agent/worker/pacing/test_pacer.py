@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.worker.pacing.pacer import (
     NEVER_NS,
-    WHENEVER,
+    NO_DUE_TIME,
     Pacer,
     Schedule,
     Span,
@@ -167,7 +167,7 @@ def test_the_load_determines_the_kind_of_schedule() -> None:
 
 def test_in_a_closed_loop_turns_are_endless_and_due_at_once() -> None:
     turns = Pacer(unending(), batch=3, quota=None, schedule=None).turns()
-    assert list(islice(turns, 1000)) == [Turn((WHENEVER,) * 3)] * 1000
+    assert list(islice(turns, 1000)) == [Turn((NO_DUE_TIME,) * 3)] * 1000
 
 
 @given(batch=st.integers(1, 50), quota=st.integers(0, 500), is_open=st.booleans())

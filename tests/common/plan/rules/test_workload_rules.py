@@ -120,7 +120,7 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
         (
             {"commands": commands("BLPOP __key__ 0")},
             "commands[0].command: expected BLPOP to wait for more than 0s and less than the socket timeout of 5s, got "
-            "0, which waits for ever; set a shorter timeout, or a longer --socket-timeout",
+            "0, which waits forever; set a shorter timeout, or a longer --socket-timeout",
         ),
         (
             {"commands": commands("xread count 1 block 5000 streams __key__ 0")},

@@ -17,7 +17,7 @@ from agent.worker.drivers.wire.requests import (
     RequestQueue,
     packed_block,
 )
-from agent.worker.pacing.pacer import WHENEVER, Turn
+from agent.worker.pacing.pacer import NO_DUE_TIME, Turn
 from agent.worker.workload.encoding.stream import PackedStream
 from common.redis_client.connections.cluster_topology import slot_of
 from common.redis_client.wire_connections import SLOTS
@@ -47,7 +47,7 @@ def blocks_of(sizes: list[int], *, with_operations: bool = False) -> list[Reques
 
 
 def turn_of(count: int) -> Turn:
-    return Turn((WHENEVER,) * count)
+    return Turn((NO_DUE_TIME,) * count)
 
 
 def taken(queue: RequestQueue, record: WireRecord, counts: list[int], *, in_batches: bool) -> list[int]:

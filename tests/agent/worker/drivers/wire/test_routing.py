@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.requests import PackedRequestSource
 from agent.worker.drivers.wire.routing import AHEAD, RequestRouter, TargetNode
-from agent.worker.pacing.pacer import WHENEVER, Turn
+from agent.worker.pacing.pacer import NO_DUE_TIME, Turn
 from agent.worker.workload.encoding.stream import PackedStream, draw_packed
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
@@ -71,7 +71,7 @@ class World:
     def took_of(self, node: TargetNode, wanted: int) -> list[int]:
         """The same, of those that lie ready."""
         assert node.requests.advance(wanted, self.router._record)
-        return keys(node.requests.take(Turn((WHENEVER,) * wanted))[1])
+        return keys(node.requests.take(Turn((NO_DUE_TIME,) * wanted))[1])
 
 
 @settings(max_examples=30)
