@@ -2,8 +2,8 @@
 
 A connection is wanted while it is open or being opened, and until the end of the second in which an attempt failed. A
 client of redis-py opens connections as calls need them, so it wants as many as calls need. The wire driver wants all
-its connections for the whole run. Its *links* are counted instead of redis-py's connections, because redis-py's pool
-gives a connection to any link that tries next."""
+its connections, here called *links*, for the whole run. Links are counted instead of redis-py's connection objects,
+because after a failed attempt redis-py's pool gives the object to the next link that tries."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ LAG_NS: from the intended to the actual send; NONE in a closed loop.
 LEG: number of the leg of the timeline; LEG_BY_TIME: the leg of the intended send, or of the begin in a closed loop.
 BYTES_OUT: 0 for an operation that was never sent.
 WAIT_NS: of the checkout; NONE for all operations of a batch except the first.
-COUNT: number of operations in the row, at least 1. They differ in nothing but their bytes, which are added up.
+COUNT: number of operations in the row, at least 1. They differ only in their bytes, which are added up.
 """
 
 NONE = -1

@@ -160,8 +160,8 @@ class Latest:
 
 
 class Hotspot:
-    """A share `hot_operations` of all draws is from the first part of the range, a share `hot_keys` of it (at least one
-    number). The other draws are from the rest. Both are uniform. Shares are from 0 to 1."""
+    """The first numbers of the range are hot: a share `hot_keys` of all numbers, at least one. A share `hot_operations`
+    of the draws is uniform over the hot numbers, the other draws are uniform over the rest. Shares are from 0 to 1."""
 
     def __init__(self, minimum: int, maximum: int, hot_keys: float, hot_operations: float) -> None:
         size = maximum - minimum + 1

@@ -30,7 +30,7 @@ OVERWRITTEN = 15
 WORD = 8
 """A decimal segment has this many bytes for each number, or twice as many if a number has more digits."""
 _COPY_BYTES = 128 * 1024
-"""Bytes copied in one step, so that the intermediate copy stays in the processor's cache."""
+"""Bytes copied in one step, so that the intermediate copy stays in the CPU cache."""
 
 GROUP = 10_000
 _DIGITS = np.array([len(str(number)) for number in range(GROUP)])

@@ -48,8 +48,8 @@ class Distribution(enum.Enum):
 
     SEQUENTIAL: each worker thread goes through the whole range in order. PARALLEL: each worker thread goes through its
     own part of the range in order. ZIPFIAN: number n has a probability proportional to 1 / n ** exponent. LATEST:
-    zipfian, counted back from the newest key. HOTSPOT: a share `hot_operations` of the draws is from the first part of
-    the range, a share `hot_keys` of it.
+    zipfian, counted back from the newest key. HOTSPOT: the first numbers of the range, a share `hot_keys`, get a share
+    `hot_operations` of the draws.
     """
 
     UNIFORM = "uniform"

@@ -37,7 +37,7 @@ class ReplyParser:
 
 def unwrap_transaction(replies: Sequence[Any]) -> tuple[list[Any], bool]:
     """(a reply for each command, whether the transaction was executed), from the replies to MULTI, the commands and
-    EXEC. A transaction that was not executed failed with its first error, as in redis-py."""
+    EXEC. If the transaction was not executed, each command gets its first error, as in redis-py."""
     _, *queued, executed = replies
     if isinstance(executed, list):
         return executed, True
