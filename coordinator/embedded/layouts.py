@@ -1,6 +1,6 @@
-"""Which servers make a standalone, a cluster or a Sentinel target, and how they are introduced to each other.
+"""Layouts of embedded servers: which processes form a standalone, cluster or Sentinel target, and how to connect them.
 
-They are asked with the clients that the coordinator asks any target with.
+Commands are sent with the same clients that the coordinator uses for any target.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from common.redis_client import SLOTS, open_control_client
 from coordinator.embedded.servers import HOST, Layout, ServerProcess
 
 SERVICE = "stampede"
-"""How Sentinels call the primary that they watch."""
+"""The name by which Sentinels know the primary."""
 
-# Failovers are to be tried out: what is down for so long is given up.
+# Short timeouts, so that failovers can be tried out quickly.
 NODE_TIMEOUT_MS = 2000
 DOWN_AFTER_MS = 1000
 FAILOVER_TIMEOUT_MS = 3000
@@ -25,33 +25,33 @@ _SHARDS = 3
 _QUORUM = 2
 _SENTINELS = 3
 
-_Ask: TypeAlias = Callable[..., Any]
+_Execute: TypeAlias = Callable[..., Any]
 
 
 @contextmanager
-def _asking(port: int) -> Iterator[_Ask]:
-    """A function that sends a command there and returns the parsed reply."""
+def _client(port: int) -> Iterator[_Execute]:
+    """A function that executes a command on the server at this port, and returns the parsed reply."""
     with open_control_client(Target(url=f"redis://{HOST}:{port}")) as client:
         yield client.execute_command
 
 
-def _has_copies(ask_primary: _Ask) -> bool:
-    """Whether the primary's replica takes part in what happens.
+def _is_replicating(execute_on_primary: _Execute) -> bool:
+    """Whether the replica receives the primary's writes.
 
-    For up to a second after its first copy, a primary calls a replica online to which it does not write yet. So have it
-    write something, to a server that is still empty, and ask whether that has arrived.
+    For up to a second after the full synchronization, a primary reports a replica as online but sends it no writes yet.
+    So write something (the server is still empty), and check that the write has arrived.
     """
-    ask_primary("FLUSHDB")
-    return int(ask_primary("WAIT", 1, 1)) == 1
+    execute_on_primary("FLUSHDB")
+    return int(execute_on_primary("WAIT", 1, 1)) == 1
 
 
 _DATA = (
     "--save", "",
     "--appendonly", "no",
-    # The server raises its own limit of open files as far as the system lets it, and lowers this to what that allows.
+    # The server raises its limit of open files as far as the system permits, and lowers maxclients to fit.
     "--maxclients", "65000",
     "--tcp-backlog", "4096",
-    # Copies go from memory to memory: there is no directory.
+    # Replication without files: there is no directory.
     "--repl-diskless-sync", "yes",
     "--repl-diskless-sync-delay", "0",
     "--repl-diskless-load", "flush-before-load",
@@ -63,11 +63,11 @@ class _Standalone:
 
     ports = 1
 
-    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
+    def processes(self, ports: Sequence[int]) -> list[ServerProcess]:
         return [ServerProcess(ports[0], _DATA)]
 
-    def arrange(self, _ports: Sequence[int]) -> None:
-        """It is alone."""
+    def connect(self, _ports: Sequence[int]) -> None:
+        """Nothing to do for one server."""
 
     def missing(self, _ports: Sequence[int]) -> str:
         return ""
@@ -77,48 +77,48 @@ class _Standalone:
 
 
 class _Cluster:
-    """Six nodes: three primaries, then the replica of each. A port each for clients, then one each for their bus."""
+    """Six nodes: three primaries, then their replicas. `ports` has the client ports of all nodes, then their bus ports."""
 
     nodes = 2 * _SHARDS
     ports = 2 * nodes
 
-    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
+    def processes(self, ports: Sequence[int]) -> list[ServerProcess]:
         nodes, buses = ports[: self.nodes], ports[self.nodes :]
         return [ServerProcess(port, (*_DATA, *self._options(bus))) for port, bus in zip(nodes, buses, strict=True)]
 
-    def arrange(self, ports: Sequence[int]) -> None:
+    def connect(self, ports: Sequence[int]) -> None:
         nodes, buses = ports[: self.nodes], ports[self.nodes :]
         for number, port in enumerate(nodes):
-            with _asking(port) as ask:
-                # Nodes that start with the same epoch have to find out first whose claim to a slot goes before.
-                ask("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            with _client(port) as execute:
+                # Different epochs, because nodes with equal epochs must first resolve the conflict.
+                execute("CLUSTER SET-CONFIG-EPOCH", number + 1)
                 if number < _SHARDS:
                     first, end = (SLOTS * shard // _SHARDS for shard in (number, number + 1))
-                    ask("CLUSTER ADDSLOTSRANGE", first, end - 1)
+                    execute("CLUSTER ADDSLOTSRANGE", first, end - 1)
         for number, port in enumerate(nodes):
-            with _asking(port) as ask:
-                # Each is told of all that follow: quicker than to wait until they hear of each other.
+            with _client(port) as execute:
+                # Introduce each node to all nodes after it: faster than to wait for gossip.
                 for other in range(number + 1, self.nodes):
-                    ask("CLUSTER MEET", HOST, nodes[other], buses[other])
+                    execute("CLUSTER MEET", HOST, nodes[other], buses[other])
 
     def missing(self, ports: Sequence[int]) -> str:
         nodes = ports[: self.nodes]
         for port, primary in zip(nodes[_SHARDS:], nodes[:_SHARDS], strict=True):
-            with _asking(port) as ask, _asking(primary) as ask_primary:
-                role = ask("INFO", "replication")
+            with _client(port) as execute, _client(primary) as execute_on_primary:
+                role = execute("INFO", "replication")
                 if role["role"] != "slave":
-                    # Refused until it has heard of its primary.
-                    ask("CLUSTER REPLICATE", ask_primary("CLUSTER MYID"))
+                    # Fails until the node knows its primary; `missing` is called again.
+                    execute("CLUSTER REPLICATE", execute_on_primary("CLUSTER MYID"))
                     return f"node {port} is no replica"
-                if role["master_link_status"] != "up" or not _has_copies(ask_primary):
-                    return f"node {port} gets nothing from its primary"
+                if role["master_link_status"] != "up" or not _is_replicating(execute_on_primary):
+                    return f"node {port} receives no writes from its primary"
         for port in nodes:
-            with _asking(port) as ask:
-                known, served = ask("CLUSTER INFO"), ask("CLUSTER SLOTS")
+            with _client(port) as execute:
+                known, served = execute("CLUSTER INFO"), execute("CLUSTER SLOTS")
                 if known["cluster_state"] != "ok":
-                    return f"node {port} finds that the cluster is not ok"
+                    return f"node {port} reports that the cluster is not ok"
                 if sum(len(slots[2:]) for slots in served) != self.nodes:
-                    return f"node {port} does not know of every node"
+                    return f"node {port} does not know all nodes"
         return ""
 
     def url(self, ports: Sequence[int]) -> str:
@@ -128,19 +128,19 @@ class _Cluster:
         return (
             *("--cluster-enabled", "yes", "--cluster-port", str(bus)),
             *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
-            # Otherwise a node ends when it cannot write down what it knows of its cluster.
+            # Otherwise a node exits if it cannot write nodes.conf.
             *("--cluster-config-save-behavior", "best-effort"),
-            # Who replicates whom stays as it was arranged.
+            # Replicas stay with their primaries.
             *("--cluster-allow-replica-migration", "no"),
         )
 
 
 class _Sentinels:
-    """A primary, its replica, and three Sentinels, two of which must agree that it is down."""
+    """A primary, its replica, and three Sentinels with a quorum of two."""
 
     ports = 2 + _SENTINELS
 
-    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
+    def processes(self, ports: Sequence[int]) -> list[ServerProcess]:
         primary, replica, *sentinels = ports
         config = (
             f"sentinel monitor {SERVICE} {HOST} {primary} {_QUORUM}\n"
@@ -153,28 +153,28 @@ class _Sentinels:
             *(ServerProcess(port, ("--sentinel",), config) for port in sentinels),
         ]
 
-    def arrange(self, ports: Sequence[int]) -> None:
+    def connect(self, ports: Sequence[int]) -> None:
         for port in ports[2:]:
-            # They meet by what they publish, every two seconds: at first, make that quicker.
-            with _asking(port) as ask:
-                ask("SENTINEL DEBUG", "PUBLISH-PERIOD", 100, "INFO-PERIOD", 200)
+            # Sentinels find each other by messages, published every two seconds: publish faster during setup.
+            with _client(port) as execute:
+                execute("SENTINEL DEBUG", "PUBLISH-PERIOD", 100, "INFO-PERIOD", 200)
 
     def missing(self, ports: Sequence[int]) -> str:
-        with _asking(ports[0]) as ask:
-            if not _has_copies(ask):
-                return f"replica {ports[1]} gets nothing from its primary"
+        with _client(ports[0]) as execute:
+            if not _is_replicating(execute):
+                return f"replica {ports[1]} receives no writes from its primary"
         for port in ports[2:]:
-            with _asking(port) as ask:
-                seen = ask("SENTINEL MASTER", SERVICE)
+            with _client(port) as execute:
+                seen = execute("SENTINEL MASTER", SERVICE)
                 if (seen["num-other-sentinels"], seen["num-slaves"]) != (_SENTINELS - 1, 1):
-                    return f"Sentinel {port} does not know of every other one and of the replica"
+                    return f"Sentinel {port} does not know the other Sentinels and the replica"
                 if seen["is_sdown"]:
-                    return f"Sentinel {port} finds that the primary is down"
+                    return f"Sentinel {port} reports that the primary is down"
         for port in ports[2:]:
-            # Those who publish quickly give others little time to hear of a promotion, and take it back. Who asks often
-            # soon finds that an old primary is there again.
-            with _asking(port) as ask:
-                ask("SENTINEL DEBUG", "PUBLISH-PERIOD", 2000, "INFO-PERIOD", 1000)
+            # Back to slower periods. A Sentinel that publishes too fast may revert a failover that others have not
+            # noticed yet. INFO every second finds a returning old primary quickly.
+            with _client(port) as execute:
+                execute("SENTINEL DEBUG", "PUBLISH-PERIOD", 2000, "INFO-PERIOD", 1000)
         return ""
 
     def url(self, ports: Sequence[int]) -> str:

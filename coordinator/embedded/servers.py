@@ -1,8 +1,8 @@
-"""Embedded servers as processes: started together, ended together, and never outliving whoever started them.
+"""The processes of embedded servers: started together, ended together, and never outliving their parent.
 
-Their directory is removed as soon as they are up, so that nothing is left even by a coordinator that is killed. What
-they would like to write meanwhile (a node's view of its cluster, a Sentinel's of its primaries) goes nowhere, and the
-layouts choose options under which they take that well; replicas load what they copy straight from the socket.
+Their directory is removed as soon as they run, so that even a killed coordinator leaves nothing behind. Later writes of
+the servers (nodes.conf, a Sentinel's configuration) fail; the layouts choose options that tolerate this. Replicas load
+data directly from the socket.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from common.units import NS_PER_S
 
 HOST = "127.0.0.1"
 READY_WITHIN_S = 10.0
-AGREED_WITHIN_S = 30.0
+CONNECTED_WITHIN_S = 30.0
 PORT_ATTEMPTS = 5
 
 _POLL_S = 0.005
 _REMOVALS = 100
 _REPLY_BYTES = 1 << 16
-_ASK_TIMEOUT_S = 1.0
+_PROBE_TIMEOUT_S = 1.0
 
-# Linux ends the server with whoever started it, even one that was killed. This goes through a tiny interpreter that
-# becomes the server by exec, because the alternative, `preexec_fn`, runs Python between fork and exec, where another
-# thread's lock can be held for ever. The parent may die before prctl is reached: hence the comparison after it.
-# 1 is PR_SET_PDEATHSIG of linux/prctl.h, 9 is SIGKILL; the signal comes when the starting *thread* ends.
+# On Linux, the kernel kills the server when its parent dies. A small interpreter sets this and becomes the server by
+# exec. The alternative, `preexec_fn`, runs Python between fork and exec, where a lock of another thread may never be
+# released. The parent may die before prctl: hence the comparison after prctl. 1 is PR_SET_PDEATHSIG of linux/prctl.h,
+# 9 is SIGKILL. The signal is sent when the starting *thread* ends.
 _DIE_WITH_PARENT = (
     "import ctypes, os, sys\n"
     "ctypes.CDLL(None).prctl(1, 9)\n"
@@ -49,8 +49,8 @@ _DIE_WITH_PARENT = (
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """One process of a layout. options: the server's command line without what every server gets. config: the text of
-    its configuration file, or None when it needs none."""
+    """One process of a layout. options: added to the options of all servers. config: text of the configuration file;
+    None for no file."""
 
     port: int
     options: tuple[str, ...] = ()
@@ -58,37 +58,37 @@ class ServerProcess:
 
 
 class Layout(Protocol):
-    """Which servers there are to be, and what makes one target of them."""
+    """The servers of a target, and how to connect them to each other."""
 
     ports: int
-    """How many free ports it needs."""
+    """Number of ports that the layout needs."""
 
-    def parts(self, ports: Sequence[int]) -> list[ServerProcess]:
+    def processes(self, ports: Sequence[int]) -> list[ServerProcess]:
         """The processes on these ports."""
 
-    def arrange(self, ports: Sequence[int], /) -> None:
-        """All answer: introduce them to each other."""
+    def connect(self, ports: Sequence[int], /) -> None:
+        """Introduce the servers to each other, once all of them answer."""
 
     def missing(self, ports: Sequence[int], /) -> str:
-        """What is still missing before clients may come, or "" when nothing is."""
+        """Why the target is not ready for clients yet; "" if it is ready."""
 
     def url(self, ports: Sequence[int]) -> str:
-        """Where clients find them."""
+        """The URL for clients."""
 
 
 class EmbeddedServer:
-    """Running servers; `stop` or the end of the `with` block ends them. Made by `open_embedded`, from a thread that
-    lives as long as they are wanted."""
+    """Running servers; `stop` or the end of the `with` block ends them. Made by `open_embedded`. The servers end with
+    the thread that starts them."""
 
     def __init__(self, binary: Path, layout: Layout) -> None:
-        """Start the servers and wait until clients may come. Raises TargetError when they do not come up in time."""
+        """Start the servers and wait until they are ready. Raises TargetError if they are not ready in time."""
         self._layout = layout
         self._processes: list[subprocess.Popen[bytes]] = []
         self._ports: list[int] = []
         directory = Path(tempfile.mkdtemp(prefix="stampede-valkey-"))
         try:
             self._start(binary, directory)
-        except BaseException:  # an interrupt while waiting must not leave a server behind either
+        except BaseException:  # even a Ctrl-C during the wait must leave no server behind
             self.stop()
             raise
         finally:
@@ -96,13 +96,13 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
         return self._layout.url(self._ports)
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """The port of each process, in the order of `pids` while they run."""
-        return tuple(part.port for part in self._layout.parts(self._ports))
+        """The port of each process, in the order of `pids`."""
+        return tuple(process.port for process in self._layout.processes(self._ports))
 
     @property
     def port(self) -> int:
@@ -111,18 +111,18 @@ class EmbeddedServer:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The processes; none once they are stopped."""
+        """The process ids; empty after `stop`."""
         return tuple(process.pid for process in self._processes)
 
     @property
     def pid(self) -> int | None:
-        """The first process, or None once it is stopped."""
+        """The id of the first process; None after `stop`."""
         return self._processes[0].pid if self._processes else None
 
     def stop(self) -> None:
-        """End the servers. Calling it again does nothing."""
+        """Kill the servers. Idempotent."""
         processes, self._processes = self._processes, []
-        for process in processes:  # all of them first: none has time to miss another
+        for process in processes:  # kill all before waiting, so that no failover starts
             process.kill()
         for process in processes:
             process.wait()
@@ -137,64 +137,62 @@ class EmbeddedServer:
 
     def _start(self, binary: Path, directory: Path) -> None:
         for _ in range(PORT_ATTEMPTS):
-            # Between our letting go of a port and the server's taking it somebody else may: then try others.
+            # Another process may take a free port before the server does. Then try other ports.
             self._ports = _free_ports(self._layout.ports)
-            parts = self._layout.parts(self._ports)
-            for part in parts:
-                self._processes.append(_spawn(binary, directory, part))
-            up = (_wait_until_up(part, process) for part, process in zip(parts, self._processes, strict=True))
-            if all(up):
-                # Not later: whoever kills us while they find each other would leave it behind.
+            planned = self._layout.processes(self._ports)
+            for process in planned:
+                self._processes.append(_spawn(binary, directory, process))
+            if all(_wait_until_up(*pair) for pair in zip(planned, self._processes, strict=True)):
+                # Remove the directory now: a SIGKILL while the servers connect must not leave it behind.
                 _remove(directory)
-                self._agree()
+                self._connect()
                 return
             self.stop()
         raise TargetError(
-            f"embedded server: not up after {PORT_ATTEMPTS} attempts of {READY_WITHIN_S:g}s on {HOST}; "
-            f"its last words: {_last_words(directory)}"
+            f"embedded server: did not start in {PORT_ATTEMPTS} attempts of {READY_WITHIN_S:g}s on {HOST}; "
+            f"last line of its log: {_last_log_line(directory)}"
         )
 
-    def _agree(self) -> None:
+    def _connect(self) -> None:
         try:
-            self._layout.arrange(self._ports)
+            self._layout.connect(self._ports)
         except TARGET_ERRORS as error:
-            raise TargetError(f"embedded server: up, but it refuses to be set up: {_one_line(error)}") from error
-        if not _until(lambda: not self._missing(), AGREED_WITHIN_S):
-            raise TargetError(f"embedded server: up, but after {AGREED_WITHIN_S:g}s still {self._missing()}: try again")
+            raise TargetError(f"embedded server: runs, but its setup failed: {_one_line(error)}") from error
+        if not _until(lambda: not self._missing(), CONNECTED_WITHIN_S):
+            raise TargetError(f"embedded server: not ready after {CONNECTED_WITHIN_S:g}s: {self._missing()}; try again")
 
     def _missing(self) -> str:
         try:
             return self._layout.missing(self._ports)
-        except TARGET_ERRORS as error:  # as servers do that are about to hear of each other
+        except TARGET_ERRORS as error:  # usual while servers do not know each other yet
             return f"a server answers: {_one_line(error)}"
 
 
-def _spawn(binary: Path, directory: Path, part: ServerProcess) -> subprocess.Popen[bytes]:
-    home = directory / str(part.port)
+def _spawn(binary: Path, directory: Path, process: ServerProcess) -> subprocess.Popen[bytes]:
+    home = directory / str(process.port)
     home.mkdir(exist_ok=True)
     command = [str(binary)]
-    if part.config is not None:
-        (home / "server.conf").write_text(part.config)
+    if process.config is not None:
+        (home / "server.conf").write_text(process.config)
         command.append(str(home / "server.conf"))
-    command += ["--bind", HOST, "--port", str(part.port), "--dir", str(home), *part.options]
+    command += ["--bind", HOST, "--port", str(process.port), "--dir", str(home), *process.options]
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
     with (home / "log").open("ab") as log:
-        # A session of its own: a Ctrl-C in the terminal reaches the coordinator, which still needs the server while it
-        # drains.
+        # Own session: Ctrl-C must reach the coordinator only, which needs the server while it drains.
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=home, start_new_session=True
         )
 
 
-def _wait_until_up(part: ServerProcess, process: subprocess.Popen[bytes]) -> bool:
+def _wait_until_up(planned: ServerProcess, process: subprocess.Popen[bytes]) -> bool:
     return _until(
-        lambda: _is_our_server(part.port, process.pid), READY_WITHIN_S, unless=lambda: process.poll() is not None
+        lambda: _is_our_server(planned.port, process.pid), READY_WITHIN_S, unless=lambda: process.poll() is not None
     )
 
 
 def _until(what: Callable[[], bool], within_s: float, unless: Callable[[], bool] = lambda: False) -> bool:
-    """Whether it came true in time, and before what makes waiting useless."""
+    """Wait until `what` is true. Returns false after `within_s`, or as soon as `unless` is true."""
     give_up_ns = monotonic_ns() + int(within_s * NS_PER_S)
     while monotonic_ns() < give_up_ns:
         if what():
@@ -206,7 +204,7 @@ def _until(what: Callable[[], bool], within_s: float, unless: Callable[[], bool]
 
 
 def _free_ports(count: int) -> list[int]:
-    """So many different ports on which nobody listens; all are held until the last is found."""
+    """Different ports on which no process listens. All are kept open until the last is found."""
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
@@ -215,13 +213,13 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _is_our_server(port: int, pid: int) -> bool:
-    """Whether the server on `port` answers and is the process `pid`, not somebody who was quicker with the port."""
+    """Whether the server on `port` answers, and is the process `pid` and not another one that took the port first."""
     reply, ours = b"", f"\r\nprocess_id:{pid}\r\n".encode()
     try:
-        with socket.create_connection((HOST, port), timeout=_ASK_TIMEOUT_S) as asked:
-            asked.sendall(b"PING\r\nINFO server\r\n")
-            # Not until it closes: a Sentinel knows no QUIT.
-            while ours not in reply and len(reply) < _REPLY_BYTES and (part := asked.recv(4096)):
+        with socket.create_connection((HOST, port), timeout=_PROBE_TIMEOUT_S) as connection:
+            connection.sendall(b"PING\r\nINFO server\r\n")
+            # Do not wait for the end of the connection: a Sentinel has no QUIT.
+            while ours not in reply and len(reply) < _REPLY_BYTES and (part := connection.recv(4096)):
                 reply += part
     except OSError:
         return False
@@ -229,7 +227,7 @@ def _is_our_server(port: int, pid: int) -> bool:
 
 
 def _remove(directory: Path) -> None:
-    """A server that runs may write a file between our look and our leave: then once more."""
+    """Remove the directory. Repeat, because a running server may write a file during the removal."""
     for _ in range(_REMOVALS):
         with contextlib.suppress(OSError):
             shutil.rmtree(directory)
@@ -242,7 +240,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _last_words(directory: Path) -> str:
+def _last_log_line(directory: Path) -> str:
     logs = sorted(directory.glob("*/log"), key=lambda log: log.stat().st_mtime_ns)
     lines = [line.strip() for log in logs for line in log.read_text(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "none")

@@ -1,1 +1,1 @@
-"""Mutation run: do the fast tests notice when one line of the code is wrong?"""
+"""`scripts/mutants`: do the fast tests detect a wrong line of code?"""

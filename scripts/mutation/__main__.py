@@ -1,8 +1,8 @@
-"""Applies each mutant to a copy of the repository and runs the tests that should notice it.
+"""Applies each mutant to a copy of the repository, and runs the tests that should detect the mutant.
 
-First the test file that mirrors the module; if that passes, all tests of its folder and the simulation of whole
-fleets. A mutant is killed if a test fails or does not end in time. Exits with 1 if a mutant does not apply any more, or
-if fewer than nine in ten are killed.
+First runs the test file that mirrors the module. If it passes, runs all tests of its folder, and the simulation of
+whole fleets. A mutant is killed if a test fails or does not end in time. The exit code is 1 if a mutant does not apply
+any more, or if fewer than nine in ten are killed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from scripts.mutation.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[2]
 SIMULATION = "tests/test_fleet_simulation.py"
-ENOUGH = 0.9
+MIN_KILLED = 0.9
 TIMEOUT_S = 300
 _PASSED, _NOTHING_RAN = 0, 5
 """Exit codes of pytest."""
 
 
 def stale(root: Path) -> list[str]:
-    """Mutants whose text is not exactly once in their file."""
+    """Error lines for mutants whose original text does not occur exactly once in its file."""
     found = []
     for mutant in MUTANTS:
         path = root / mutant.file
@@ -42,7 +42,7 @@ def stale(root: Path) -> list[str]:
 
 
 def mirrored(mutant: Mutant) -> tuple[Path, Path]:
-    """(test file, test folder) of the mutant's module."""
+    """(test file, test folder) that mirror the mutant's module."""
     module = Path(mutant.file)
     folder = Path("tests") / module.parent
     return folder / f"test_{module.name}", folder
@@ -50,7 +50,7 @@ def mirrored(mutant: Mutant) -> tuple[Path, Path]:
 
 @contextmanager
 def _copies(number: int) -> Iterator[queue.SimpleQueue[Path]]:
-    """Copies of the files that Git knows or would add."""
+    """Copies of all files that Git tracks or would add."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, check=True, capture_output=True, text=True,
@@ -67,7 +67,7 @@ def _copies(number: int) -> Iterator[queue.SimpleQueue[Path]]:
 
 
 def _killer(copy: Path, tests: Path | str) -> str:
-    """These tests, if a fast one of them fails or does not end; else ""."""
+    """The name of these tests if a fast one fails or does not end; "" otherwise."""
     if not (copy / tests).exists():
         return ""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "fast", "-p", "no:cacheprovider"]
@@ -81,7 +81,7 @@ def _killer(copy: Path, tests: Path | str) -> str:
 
 
 def _try(mutant: Mutant, free: queue.SimpleQueue[Path]) -> str:
-    """What kills the mutant: a path, or "" if it survives."""
+    """The tests that kill the mutant; "" if it survives."""
     copy = free.get()
     path = copy / mutant.file
     text, stat = path.read_text(), path.stat()
@@ -90,21 +90,21 @@ def _try(mutant: Mutant, free: queue.SimpleQueue[Path]) -> str:
         return next(filter(None, (_killer(copy, tests) for tests in (*mirrored(mutant), SIMULATION))), "")
     finally:
         path.write_text(text)
-        # Python recompiles a module whose time differs from its compiled form's, and time has a resolution of a second.
+        # Restore the time too: Python compares it in whole seconds, and could use the compiled mutant.
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         free.put(copy)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code."""
+    """Run the mutants and return the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/mutants", description="Counts the mutants that the fast tests kill.")
     parser.add_argument("--only", default="", help="only mutants with this text in their file's path or their lines")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants at a time (default: all cores)")
     options = parser.parse_args(arguments)
-    gone = stale(ROOT)
-    for line in gone:
+    stale_lines = stale(ROOT)
+    for line in stale_lines:
         print(f"does not apply any more: {line}", flush=True)
-    dropped = {line.rpartition(" times: ")[2] for line in gone}
+    dropped = {line.rpartition(" times: ")[2] for line in stale_lines}
     chosen = [
         mutant
         for mutant in MUTANTS
@@ -117,14 +117,14 @@ def main(arguments: Sequence[str]) -> int:
             killed[mutant] = bool(killer)
             verdict = f"killed by {killer}" if killer else f"SURVIVED: {mutant.old}  ->  {mutant.new}"
             print(f"{mutant.file}: {verdict}", flush=True)
-    rooms = sorted({str(Path(mutant.file).parent) for mutant in chosen})
-    print(f"\n{'room':<28} {'mutants':>7} {'killed':>7}")
-    for room in rooms:
-        of_room = [killed[mutant] for mutant in chosen if str(Path(mutant.file).parent) == room]
-        print(f"{room:<28} {len(of_room):>7} {sum(of_room):>7}")
+    folders = sorted({str(Path(mutant.file).parent) for mutant in chosen})
+    print(f"\n{'folder':<28} {'mutants':>7} {'killed':>7}")
+    for folder in folders:
+        results = [killed[mutant] for mutant in chosen if str(Path(mutant.file).parent) == folder]
+        print(f"{folder:<28} {len(results):>7} {sum(results):>7}")
     share = sum(killed.values()) / max(len(chosen), 1)
     print(f"{'all':<28} {len(chosen):>7} {sum(killed.values()):>7}  ({share:.0%}, {time.monotonic() - began_s:.0f} s)")
-    return int(bool(gone) or share < ENOUGH)
+    return int(bool(stale_lines) or share < MIN_KILLED)
 
 
 if __name__ == "__main__":

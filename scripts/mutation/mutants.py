@@ -1,4 +1,4 @@
-"""The mutants: small errors that somebody could make, on lines that decide what is counted, sent or reported."""
+"""The mutants: small, plausible errors on lines that decide what is counted, sent or reported."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """`old` stands exactly once in `file` and is replaced by `new`."""
+    """`old` occurs exactly once in `file` and is replaced by `new`."""
 
     file: str
     old: str
@@ -37,7 +37,7 @@ _CODEC = "common/protocol/codec.py"
 _INBOX = "common/protocol/inbox.py"
 
 MUTANTS = (
-    # what histograms count, and how they merge
+    # counts of histograms, and how they merge
     Mutant(
         _HISTOGRAM,
         "shift = max(value.bit_length() - (GROUPING_POWER + 1), 0)",
@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant(_STAGED, "self._left -= size", "self._left -= 1"),
     Mutant(_STAGED, "missed[number] += left", "missed[self._number] += left"),
     Mutant(_STAGED, "size = min(self._batch - len(self._pending), self._room(leg))", "size = self._room(leg)"),
-    # what threads did, second by second
+    # metrics of each second
     Mutant(
         _ROWS,
         "self.begun_after += int(counts[began_ns >= self._end_ns].sum())",
@@ -100,7 +100,7 @@ MUTANTS = (
     Mutant(_COLLECTOR, "self.counted += interval.operations", "self.counted = interval.operations"),
     Mutant(_COLLECTOR, "unsent[last] += in_all - missed.total()", "unsent[last] += in_all"),
     Mutant(_COLLECTOR, "max(0, max(event[0], self._begin_ns) - t0_ns)", "max(0, event[0] - t0_ns)"),
-    # an agent: lease, frames, worker processes, clock
+    # the agent: lease, frames, worker processes, clock
     Mutant(_LEASE, "if self._countable_ns <= sent_ns <= now_ns:", "if sent_ns <= now_ns:"),
     Mutant(_LEASE, "self._from_ns = max(self._from_ns, sent_ns)", "self._from_ns = max(self._from_ns, now_ns)"),
     Mutant(
@@ -127,7 +127,7 @@ MUTANTS = (
     Mutant(_LINK, "and self.silent_ns(now_ns) <= UNANSWERED_NS", "and True"),
     Mutant(_SESSION, "if envelope.incarnation != self.identity.incarnation:", "if False:"),
     Mutant("common/clock.py", "if sample.rtt_ns >= 0:", "if True:"),
-    # a coordinator: whom it believes, whom it waits for
+    # the coordinator: which messages it accepts, which agents it waits for
     Mutant(_FRAMES, "if frame.seq >= most_frames:", "if False:"),
     Mutant(_FRAMES, "for second in seconds])) != interval.issued:", "for second in seconds])) > interval.issued:"),
     Mutant("coordinator/core/member.py", "min(stops_ns, self.end_ns)", "max(stops_ns, self.end_ns)"),
@@ -143,7 +143,7 @@ MUTANTS = (
     ),
     Mutant(_SHARES, "key=lambda agent: threads[agent] / processes[agent]", "key=lambda agent: threads[agent]"),
     Mutant(_SHARES, "first_thread += plan.pools[group].workers_per_pool", "first_thread += 1"),
-    # the audit, the fold, the verdict
+    # the ledger, the aggregate, the verdict
     Mutant(_LEDGER, "max(0, *surpluses) + max(0, *shortfalls)", "max(0, *surpluses)"),
     Mutant(_LEDGER, "max(count - errors.get(kind, 0), 0)", "count"),
     Mutant(_LEDGER, "return round_trip * sum(", "return sum("),
@@ -168,7 +168,7 @@ MUTANTS = (
         "min(max(0, self._begun[second] - self._ended[second]), self._max_in_flight)",
         "max(0, self._begun[second] - self._ended[second])",
     ),
-    # what peers may send
+    # limits of what peers may send
     Mutant(_CODEC, "if not PROTOCOL_MIN <= version <= PROTOCOL_MAX and", "if not version <= PROTOCOL_MAX and"),
     Mutant(_CODEC, "if len(data) > MAX_MESSAGE_BYTES:", "if False:"),
     Mutant(_CODEC, "if containers > _MOST_CONTAINERS:", "if False:"),

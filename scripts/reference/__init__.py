@@ -1,1 +1,1 @@
-"""The tables of the documentation that follow from the code: flags, plan, profiles, commands, summary, exit codes."""
+"""The generated tables of the documentation: flags, plan, profiles, commands, summary, exit codes."""

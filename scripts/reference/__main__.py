@@ -1,4 +1,4 @@
-"""`scripts/docs` calls it: refresh the generated tables in docs/, or draw the picture of a report again."""
+"""Refreshes the generated tables in docs/ or, with a run folder, the picture of a report. `scripts/docs` calls it."""
 
 from __future__ import annotations
 

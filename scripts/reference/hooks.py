@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: ARCHITECTURE.md and CONTRIBUTING.md are at the root of the repository, and pages of the site too."""
+"""A hook of mkdocs: the pages architecture.md and contributing.md show ARCHITECTURE.md and CONTRIBUTING.md."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _LINK = re.compile(r"\[([^\]]+)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The text of a page; for two of them, that of a file at the root with its links seen from docs/."""
+    """Replace the text of two pages by the text of a file at the root, with adapted links."""
     source = _PAGES.get(page.file.src_uri)
-    return markdown if source is None else _LINK.sub(_seen_from_docs, (_ROOT / source).read_text(encoding="utf-8"))
+    return markdown if source is None else _LINK.sub(_link_from_docs, (_ROOT / source).read_text(encoding="utf-8"))
 
 
-def _seen_from_docs(link: re.Match[str]) -> str:
-    """The same link from docs/; its words alone if it leads out of the site."""
-    words, target, anchor = link[1], link[2], link[3] or ""
+def _link_from_docs(link: re.Match[str]) -> str:
+    """The same link, relative to docs/; only the link's text if it leads out of the site."""
+    text, target, anchor = link[1], link[2], link[3] or ""
     inside = {source: page for page, source in _PAGES.items()}.get(target, target.removeprefix("docs/"))
-    return f"[{words}]({inside}{anchor})" if (_ROOT / "docs" / inside).exists() else words
+    return f"[{text}]({inside}{anchor})" if (_ROOT / "docs" / inside).exists() else text

@@ -1,4 +1,4 @@
-"""The generated tables, by name: each is a function that returns lines of Markdown.
+"""The generated tables of the documentation, as lines of Markdown.
 
 A page of docs/ has a table between `<!-- table: NAME -->` and `<!-- end -->`.
 """
@@ -37,7 +37,7 @@ def _code(text: str) -> str:
 
 
 def _phrase(help: str) -> str:
-    """A help text as a cell of a table: no full stop, no capital that only begins a sentence, placeholders as code."""
+    """A help text as a table cell: no full stop, no capital of a sentence, placeholders as code."""
     text = re.sub(r"(?<!`)(__\w+?__)(?!`)", r"`\1`", help.removesuffix("."))
     is_sentence = text[1:2].islower() and not text.startswith(("Lua ", "Redis ", "Valkey "))
     return text[:1].lower() + text[1:] if is_sentence else text
@@ -47,7 +47,7 @@ def _phrase(help: str) -> str:
 
 
 def _options(command: click.Command) -> Iterator[tuple[str, click.Option]]:
-    """(heading, option) of each flag; no heading for the command's own."""
+    """(heading, option) of each flag. The heading is empty for flags that are not part of the plan."""
     for option in command.get_params(click.Context(command)):
         if isinstance(option, click.Option) and "--help" not in option.opts:
             yield option.setting.heading if isinstance(option, PlanOption) else "", option
@@ -65,13 +65,13 @@ def _flag_rows(options: Iterable[click.Option]) -> list[str]:
 
 
 def _help(option: click.Option) -> str:
-    """The help of an option, with its default at the end."""
+    """The help text of an option, with its default at the end."""
     record = option.get_help_record(click.Context(click.Command("")))
     return record[1] if record else ""
 
 
 def plan_flags() -> list[str]:
-    """Every flag of the plan, by what it concerns."""
+    """All flags of the plan, by heading."""
     options = list(_options(coordinator_cli.commands["start"]))
     lines: list[str] = []
     for heading in dict.fromkeys(heading for heading, _ in options if heading):
@@ -82,19 +82,19 @@ def plan_flags() -> list[str]:
 
 
 def own_flags(group: click.Group, name: str) -> list[str]:
-    """The flags of a command that are not the plan's."""
+    """The flags of a command that are not part of the plan."""
     return _flag_rows(option for heading, option in _options(group.commands[name]) if not heading)
 
 
 def variables() -> list[str]:
-    """Every variable of the environment that either program reads."""
+    """All environment variables that the programs read."""
     rows = [(_code(name), text) for name, text in VARIABLES.items()]
     rows += [(_code(setting.variable), _code(setting.flag)) for setting in SETTINGS if setting.flag]
     return markdown_table(("variable", "stands for"), rows)
 
 
 def plan_keys() -> list[str]:
-    """Every key of a plan file, section by section."""
+    """All keys of a plan file, section by section."""
     sections: dict[str, list[PlanField]] = {}
     for field in plan_fields():
         sections.setdefault(_path(field.path[:-1]), []).append(field)
@@ -125,13 +125,13 @@ _QUANTITIES = {"duration ": "time", "rate ": "rate", "size ": "size", "whole num
 
 
 def _value(field: PlanField) -> str:
-    """What a key's value looks like; quantities by the names that the page explains."""
+    """The kind of a key's value; the page explains the names of quantities."""
     text = expected(field.type).removeprefix("one of ").removeprefix("a ").removeprefix("an ")
     return next((short for start, short in _QUANTITIES.items() if text.startswith(start)), text)
 
 
 def _default(field: PlanField) -> str:
-    """A default as a plan file would say it, or in words where the schema has none."""
+    """A default as in a plan file, or in words if the schema has no default."""
     if field.is_required:
         return "required"
     if field.default in (None, "", ()) or isinstance(field.type, inspect.StructType) or field.path == ("pools",):
@@ -151,7 +151,7 @@ def _in_plan(value: Any) -> str:
 
 
 def profile_files() -> list[str]:
-    """The built-in workloads, each with its file."""
+    """All built-in profiles, each with its file."""
     pages = [profiles.load(name) for name in profiles.names()]
     lines = markdown_table(
         ("profile", "what it does"), ((f"[`{each.name}`](#{each.name})", each.description) for each in pages)
@@ -175,7 +175,7 @@ def exit_codes() -> list[str]:
 
 
 def summary_keys() -> list[str]:
-    """Every part of summary.json with its keys."""
+    """All parts of summary.json with their keys."""
     lines: list[str] = []
     for kind, node in _structs(inspect.type_info(Summary), {}).items():
         title = _title(kind)
@@ -191,7 +191,7 @@ def _title(kind: type) -> str:
 
 
 def _structs(node: inspect.Type, found: dict[type, inspect.StructType]) -> dict[type, inspect.StructType]:
-    """The structs of a type, in the order in which they are first named."""
+    """The structs of a type, in order of first use."""
     match node:
         case inspect.StructType(cls, fields) if cls not in found:
             found[cls] = node
@@ -208,7 +208,7 @@ def _structs(node: inspect.Type, found: dict[type, inspect.StructType]) -> dict[
 
 
 def _json(node: inspect.Type) -> str:
-    """What JSON has at a place, for people."""
+    """The JSON type of a value, in words."""
     match node:
         case inspect.UnionType(types):
             return " or ".join(map(_json, types))
@@ -247,22 +247,22 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "exit-codes": exit_codes,
     "summary-keys": summary_keys,
 }
-"""Every table by the name that pages use."""
+"""All tables, by their name in the pages."""
 
 
 def filled(text: str) -> str:
-    """The text of a page with every table as the code has it now. Raises KeyError for a table with an unknown name."""
+    """The text of a page with current tables. Raises KeyError for an unknown table name."""
     return _TABLE.sub(lambda found: f"{found[1]}\n{chr(10).join(TABLES[found[2]]())}\n\n{found[3]}", text)
 
 
 def stale() -> dict[Path, str]:
-    """Pages whose tables differ from the code, with the text that they should have."""
+    """Pages whose tables are outdated, with the text that they should have."""
     texts = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))}
     return {page: filled(text) for page, text in texts.items() if filled(text) != text}
 
 
 def refresh() -> list[Path]:
-    """Write the pages that are stale. Returns their paths, relative to the repository."""
+    """Write all outdated pages. Returns their paths, relative to the repository."""
     pages = stale()
     for page, text in pages.items():
         page.write_text(text, encoding="utf-8")

@@ -1,1 +1,1 @@
-"""`scripts/matrix`: short runs against every shape of target, each held to its ledger."""
+"""`scripts/matrix`: short runs against every shape of target, each checked against the servers' counts."""

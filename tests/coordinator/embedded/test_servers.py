@@ -29,12 +29,12 @@ with open_embedded(Embedded.STANDALONE) as server:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_server_answers_as_soon_as_it_is_open_and_is_gone_when_it_is_closed() -> None:
+def test_a_server_answers_from_open_to_close() -> None:
     with open_embedded(Embedded.STANDALONE) as server:
         host, port = server.url.removeprefix("redis://").split(":")
-        with socket.create_connection((host, int(port)), timeout=5) as asked:
-            asked.sendall(b"PING\r\n")
-            assert asked.recv(64) == b"+PONG\r\n"
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(b"PING\r\n")
+            assert connection.recv(64) == b"+PONG\r\n"
         pid = server.pid
         assert pid is not None
     assert server.pid is None
@@ -44,20 +44,20 @@ def test_a_server_answers_as_soon_as_it_is_open_and_is_gone_when_it_is_closed() 
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_stopping_twice_is_as_good_as_once() -> None:
+def test_stop_is_idempotent() -> None:
     server = open_embedded(Embedded.STANDALONE)
     server.stop()
     server.stop()
     assert server.pid is None
 
 
-def test_the_server_is_out_of_reach_of_the_terminals_ctrl_c(valkey: Server) -> None:
+def test_ctrl_c_in_the_terminal_does_not_reach_the_server(valkey: Server) -> None:
     assert os.getpgid(valkey.pid) != os.getpgid(0)
     assert os.getsid(valkey.pid) != os.getsid(0)
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_the_server_keeps_nothing_on_disk_not_even_while_it_runs() -> None:
+def test_a_running_server_has_no_files() -> None:
     with start_server() as server:
         client = server.client(decode_responses=True)
         assert client.config_get("save", "appendonly") == {"save": "", "appendonly": "no"}
@@ -70,7 +70,7 @@ def test_the_server_keeps_nothing_on_disk_not_even_while_it_runs() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can end a process with its parent")
 @pytest.mark.usefixtures("no_leaks")
-def test_the_server_ends_with_a_parent_that_is_killed() -> None:
+def test_the_server_ends_with_a_killed_parent() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", STARTS_A_SERVER_AND_WAITS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -83,17 +83,17 @@ def test_the_server_ends_with_a_parent_that_is_killed() -> None:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_port_that_somebody_else_took_meanwhile_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    with start_server() as quicker:
+def test_the_server_does_not_use_a_port_that_another_process_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with start_server() as other:
         free = closed_port()
-        ports = iter(([quicker.port], [free]))
+        ports = iter(([other.port], [free]))
         monkeypatch.setattr(servers, "_free_ports", lambda _count: next(ports))
         with open_embedded(Embedded.STANDALONE) as server:
             assert server.port == free
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_server_that_cannot_come_up_is_a_target_error_with_its_last_words(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_raises_an_error_with_the_last_line_of_its_log(tmp_path: Path) -> None:
     broken = tmp_path / "valkey-server"
     broken.write_text("#!/bin/sh\necho no room left on the moon\nexit 1\n")
     broken.chmod(0o755)

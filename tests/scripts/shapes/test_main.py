@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from scripts.shapes.__main__ import main
-from scripts.shapes.cells import MatrixCell
+from scripts.shapes.combinations import Combination
 
 
-def test_a_shape_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_shape_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--shapes", "standalone,pyramid"])
     assert ended.value.code == 2
@@ -17,11 +17,11 @@ def test_a_shape_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_a_shape_is_run_cell_by_cell(
+def test_the_combinations_of_a_shape_run_one_after_the_other(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = [MatrixCell("unix", "client", "closed", 1), MatrixCell("unix", "asyncio", "open", 10)]
-    monkeypatch.setattr("scripts.shapes.__main__.cells", lambda _: few)
+    few = [Combination("unix", "client", "closed", 1), Combination("unix", "asyncio", "open", 10)]
+    monkeypatch.setattr("scripts.shapes.__main__.combinations", lambda _: few)
     out = tmp_path / "matrix.json"
     assert main(["--shapes", "unix", "--seconds", "0.3", "--out", str(out)]) == 0
     results = json.loads(out.read_text())
@@ -30,7 +30,7 @@ def test_a_shape_is_run_cell_by_cell(
     assert capsys.readouterr().out.count("| ok |") == 2
 
 
-def test_cells_whose_servers_do_not_start_do_not_pass(
+def test_combinations_fail_if_their_servers_do_not_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "")

@@ -1,4 +1,4 @@
-"""One cell of the matrix: what is run, and what came of it."""
+"""One combination of shape, driver, load model and pipeline depth: its command line, its run and its result."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ LOADS = ("closed", "open")
 PIPELINES = (1, 10)
 RATE_PER_S = 500
 
-# Few connections a client: a cluster has as many for each of its nodes.
+# Few connections per client, because a cluster client has this many for each node.
 _POOLS = ("--client-pools", "2", "--max-connections", "8")
 _WORKERS = {"client": ("--threads-per-pool", "2"), "asyncio": ("--tasks-per-pool", "2"), "wire": ()}
 _WORKLOAD = ("--ratio", "1:1", "--key-maximum", "1000")
-_GRACE_S = 60.0
+_EXTRA_TIME_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class MatrixCell:
-    """One run of the matrix."""
+class Combination:
+    """One run of the matrix. load: "closed" or "open"."""
 
     shape: str
     driver: str
@@ -33,7 +33,7 @@ class MatrixCell:
     pipeline: int
 
     def command(self, url: str, flags: Sequence[str], seconds: float, out: Path) -> list[str]:
-        """`coordinator start` as a person would type it."""
+        """The command line: `coordinator start` with its flags."""
         rate = ("--rate", f"{RATE_PER_S}/s") if self.load == "open" else ()
         return [
             *(str(Path(sys.executable).with_name("coordinator")), "start", "--json", "--out", str(out)),
@@ -43,10 +43,10 @@ class MatrixCell:
 
 
 @dataclass(frozen=True, slots=True)
-class CellResult:
-    """What came of a cell. problem: why it does not count as passed, "" where it does. ledger: as in summary.json."""
+class CombinationResult:
+    """The result of a combination. problem: why it failed; "" if it passed. ledger: as in summary.json."""
 
-    cell: MatrixCell
+    combination: Combination
     problem: str
     operations: int = 0
     ops_per_s: float = 0.0
@@ -55,38 +55,38 @@ class CellResult:
     ledger: dict[str, Any] | None = None
 
 
-def cells(shapes: Sequence[str]) -> Iterator[MatrixCell]:
-    """All cells of these shapes, shape by shape."""
+def combinations(shapes: Sequence[str]) -> Iterator[Combination]:
+    """All combinations for these shapes, shape by shape."""
     for shape, driver, load, pipeline in product(shapes, DRIVERS, LOADS, PIPELINES):
-        yield MatrixCell(shape, driver, load, pipeline)
+        yield Combination(shape, driver, load, pipeline)
 
 
-def run(cell: MatrixCell, command: Sequence[str], seconds: float) -> CellResult:
-    """Run a cell to its end. Its servers must be up."""
+def run(combination: Combination, command: Sequence[str], seconds: float) -> CombinationResult:
+    """Run a combination. Its servers must be up."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _GRACE_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + _EXTRA_TIME_S)
     except subprocess.TimeoutExpired:
-        return CellResult(cell, f"did not end within {seconds + _GRACE_S:g} s")
+        return CombinationResult(combination, f"did not end within {seconds + _EXTRA_TIME_S:g} s")
     if done.returncode != 0:
-        last_words = (done.stderr.strip().splitlines() or [""])[-1]
-        return CellResult(cell, f"exit code {done.returncode}: {last_words}")
-    return judged(cell, json.loads(done.stdout))
+        last_line = (done.stderr.strip().splitlines() or [""])[-1]
+        return CombinationResult(combination, f"exit code {done.returncode}: {last_line}")
+    return result_of(combination, json.loads(done.stdout))
 
 
-def judged(cell: MatrixCell, summary: dict[str, Any]) -> CellResult:
-    """A summary as a result: it passes when operations were done, none failed, and the server counted the same."""
+def result_of(combination: Combination, summary: dict[str, Any]) -> CombinationResult:
+    """Check a summary: there must be operations, none may have failed, and all counts must agree."""
     totals, ledger = summary["totals"], summary["ledger"]
     problem = ""
     if totals["operations"] == 0:
-        problem = "no operation was done"
+        problem = "no operations"
     elif totals["errors"]:
         problem = f"{totals['errors']} errors: {summary['errors']}"
     elif ledger["server_calls"] is None:
         problem = f"the server's count could not be compared: {ledger['note']}"
     elif ledger["unaccounted"]:
         problem = f"{ledger['unaccounted']} operations are unaccounted for"
-    return CellResult(
-        cell,
+    return CombinationResult(
+        combination,
         problem,
         operations=totals["operations"],
         ops_per_s=totals["ops_per_s"],
