@@ -77,7 +77,7 @@ class _Standalone:
 
 
 class _Cluster:
-    """Six nodes: three primaries, then their replicas. `ports` has the client ports of all nodes, then their bus ports."""
+    """Six nodes: three primaries, then their replicas. `ports`: client ports of all nodes, then their bus ports."""
 
     nodes = 2 * _SHARDS
     ports = 2 * nodes
