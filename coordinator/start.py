@@ -104,7 +104,7 @@ def write_report(
     write_errors: Sequence[str],
     code: int,
 ) -> int:
-    """Print a report on stdout, and print what could not be written on stderr.
+    """Print a report on stdout, and errors of writing it or the files of the run on stderr.
 
     draw: prints the report as text; json: the report as JSON. write_errors: a line for each file of the run folder that
     could not be written. code: the run's exit code. Returns `code`; but if files are missing and `code` is EXIT_OK, the

@@ -1,12 +1,12 @@
 """Whether the generator, and not the server, limited the load. Pure.
 
 - Busy. A worker process runs Python on one core. If it uses nearly all of the core, it cannot send more, and its
-  measurements include its own delay. An event loop that never waits means the same, even if other programs leave its
-  process less than a core.
+  measurements include its own delay. An event loop that never waits is at its limit too, even if other
+  programs take a part of its core.
 - Late. Below that, operations of an open loop that are sent late are evidence, but only if the process was busy as
   well: late sends alone may be the result of a slow server.
-- Delayed. A CPU quota may throttle an idle process, or the process may not run at all for some time. A delay of 1% of
-  the time determines p99.
+- Delayed. A CPU quota can throttle a process that is not busy, and a process can be stopped or suspended. Delays that
+  make up 1% of the time determine p99.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BUSY_SHARE = 0.9
 """Share of a core, or of a loop's time: the rest is not enough to do much more."""
 
 NEARLY_BUSY_SHARE = 0.75
-"""Share of a core: from this share on, operations that are sent late waited for their own process."""
+"""If a process uses at least this share of a core, late operations are attributed to the process."""
 
 DELAYED_SHARE = 0.01
 """Share of a quota's periods, or of the time: from this share on, delays of the generator determine p99."""

@@ -141,7 +141,8 @@ def preload_of(run: Aggregate) -> PreloadSummary | None:
 
 
 def _is_ok(before: int, after: int, expected: int) -> bool:
-    """Only the preload wrote keys: in an empty database all are new, otherwise some may have existed."""
+    """Return whether the number of keys fits the preload: in an empty database all its keys are new, otherwise some may
+    have existed before."""
     return after - before == expected or (before > 0 and after >= expected)
 
 

@@ -1,12 +1,12 @@
 """The audit: three independent counts of a run's operations, and how many operations they disagree on. Pure.
 
-The audit covers the whole run, including the warmup, which no other number of the report includes.
+The audit covers the whole run, including the warmup, which most figures of the report leave out.
 
     issued        operations begun, as workers count them when they begin one
     counted       operations that ended, summed over all frames
     server_calls  calls (including rejected calls) that the server's commandstats gained for the plan's commands
 
-Expected server calls. An operation with a reply, good or bad, is exactly one call: `definite`. An operation without a
+Expected server calls. An operation with a reply, even an error, is exactly one call: `definite`. An operation without a
 reply may or may not have reached the server, and a retried one may have reached it twice: `uncertain`. So server_calls
 must lie in definite..definite + uncertain. MULTI and EXEC are compared with the transactions sent in the same way.
 
@@ -104,8 +104,8 @@ def audit(aggregate: Aggregate) -> Ledger:
 
 
 def _reported(agent: AgentTally, what: Literal["issued", "transactions"]) -> int:
-    """Return a count as the agent's workers report it at the end; as its frames report it if a worker, or the whole
-    agent, was lost."""
+    """Return a count from the agent's final report. If the agent was lost, return the count of its frames; if it lost a
+    worker process, the larger of both."""
     from_frames: int = getattr(agent, what)
     final = agent.end.final if agent.end else None
     if final is None:

@@ -54,10 +54,10 @@ class ComparisonPlan:
 
 
 def build_comparison(head: ComparisonPlan, runs: Sequence[EndedRun], outcome: Outcome, reason: str) -> Comparison:
-    """Build the comparison of the runs so far, at least one. Only rounds that both drivers ended well count."""
+    """Build the comparison of the runs so far, at least one. Only rounds in which both runs succeeded count."""
     first = runs[0].summary
     kind = LatencyKind.RESPONSE if first.load.model == "open" else LatencyKind.SERVICE
-    rounds = _whole_rounds(runs)
+    rounds = _complete_rounds(runs)
     return Comparison(
         format=COMPARISON_FORMAT,
         id=head.id,
@@ -90,8 +90,8 @@ def build_comparison(head: ComparisonPlan, runs: Sequence[EndedRun], outcome: Ou
     )
 
 
-def _whole_rounds(runs: Sequence[EndedRun]) -> list[tuple[Summary, Summary]]:
-    """Return the summaries (client, wire) of each round that both drivers ended well."""
+def _complete_rounds(runs: Sequence[EndedRun]) -> list[tuple[Summary, Summary]]:
+    """Return the summaries (client, wire) of each round in which both runs succeeded."""
     ended = {(run.round, run.driver): run.summary for run in runs if run.exit_code == EXIT_OK}
     return [
         (ended[number, Driver.CLIENT], ended[number, Driver.WIRE])

@@ -35,7 +35,7 @@ def wire_twin(plan: Plan) -> Plan:
 
 def at_once(group: Pools) -> int:
     """Return how many operations (or batches) a pool of the client driver has in flight at most. Each thread needs a
-    client instance of its own, so the smaller number counts, whatever `max_connections` is.
+    client instance of its own, so the smaller number counts; `max_connections` does not matter.
     """
     return min(group.threads_per_pool, group.client_instances_per_pool)
 

@@ -1,7 +1,7 @@
 """Checks the frames of agents. Pure.
 
-Each frame is checked once, when it arrives, and the fold trusts it. Checks that hold for every run keep the fold from
-failing, and from growing beyond the size of a run.
+Each frame is checked once, when it arrives, so `Aggregate` does not check it again. Some checks are the same for all
+runs: they ensure that `Aggregate` can add the frame, and that its memory stays bounded.
 
 - From an agent (`FrameLimits`): these checks, and limits of this run and of the agent's assignment: seconds that have
   passed, pools of the assignment, commands of the plan. An agent that exceeds them is hostile or broken, so the
@@ -44,7 +44,7 @@ frames that it could not send before."""
 
 
 def check_journaled_frame(frame: MetricsFrame, stages: int) -> None:
-    """Check a frame of a journal; stages: of the run. Raises ProtocolError for a frame that no run can have."""
+    """Check a frame from a journal. stages: number of stages of the run. Raises ProtocolError for an impossible frame."""
     _check_frame(frame, stages)
     try:
         check_histograms(histogram for interval in frame.intervals for histogram in histograms_of(interval))
@@ -53,8 +53,8 @@ def check_journaled_frame(frame: MetricsFrame, stages: int) -> None:
 
 
 def _check_frame(frame: MetricsFrame, stages: int) -> None:
-    """Raises ProtocolError for impossible seconds, for a stage that does not exist, and for more values than any agent
-    can have measured."""
+    """The checks that are the same for all runs. Raises ProtocolError for impossible seconds, a stage that does not
+    exist, or more values than any agent can measure."""
     spans = [(interval.first, interval.last) for interval in frame.intervals]
     for first, last in (*spans, (0, max(frame.through, 0))):
         if not 0 <= first <= last <= LAST_SECOND:

@@ -5,13 +5,13 @@ the owner writes its host and process id to `journal.lock`. A killed coordinator
 folder has one too. So the file is checked: on this machine, the process with this id and start time is the coordinator;
 without such a process, the coordinator has ended.
 
-    lock       file names a process   what happens
-    free       that runs              refused: this folder is a copy of the one that it writes to
-    free       any other, or none     locked
-    taken      that has ended         refused, without a name: the new holder has not written its own yet
-    taken      any other              refused with its name
-    no locks   that has ended         locked by the file alone
-    no locks   on another machine     refused: it may still run there
+    flock         process in journal.lock   result
+    free          runs                      refused: this folder is a copy; the process writes to the original
+    free          any other, or none        locked
+    taken         ended                     refused; the owner is not known, because it has not written its name yet
+    taken         any other                 refused; the message names the owner
+    unsupported   ended, or none            locked: the file alone is the lock
+    unsupported   on another machine        refused: it may still run there
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _SAME_START_S = 2.0
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """A coordinator's process. system: boot and process namespace in which `pid` means something. started_s: of the
-    process, in seconds since 1970."""
+    """The process of a coordinator. system: the boot and the process namespace to which `pid` belongs. started_s: when the
+    process started, in seconds since 1970."""
 
     host: str
     pid: int

@@ -46,9 +46,9 @@ def write_run_files(folder: Path, summary: Summary, aggregate: Aggregate) -> lis
 
 
 def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], list[str]]:
-    """Write files of a run that has ended if they are missing, incomplete, or from an earlier end of the run, as after
-    a coordinator was killed right after the end. Other files stay as they are. Does nothing for a journal that was
-    copied out of its run folder.
+    """Write the files of a run that has ended, if they are missing, incomplete, or older than the end of the run: its
+    coordinator may have been killed before it wrote them. Other files stay as they are. Does nothing for a journal that
+    was copied out of its run folder.
 
     Returns (names of the written files, a line for each file that could not be written).
     """

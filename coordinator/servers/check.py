@@ -126,8 +126,8 @@ class _NodeState:
     """The facts of one node; None or empty where the node does not report them.
 
     clock_ahead_s: its wall clock minus ours. refused: the plan's commands that our user may not call, with the reason.
-    cluster: CLUSTER INFO. unknown: the error for the first of the plan's commands that the node does not know, or not
-    with these arguments. several_slots: the error for the first command that a cluster would refuse because its keys
+    cluster: CLUSTER INFO. unknown: the error for the first of the plan's commands that the node does not know, or
+    does not accept with these arguments. several_slots: the error for the first command that a cluster would refuse because its keys
     lie in several slots. Both are "" if all commands are fine.
     """
 

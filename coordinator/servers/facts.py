@@ -17,7 +17,7 @@ from coordinator.servers.queries import info, key_count, max_clients, open_node,
 
 UNKNOWN_SERVER = "unknown server"
 
-# The first of these fields that a server reports names the product: for old clients, all products have redis_version.
+# The first of these fields that a server reports names the product. All products report redis_version, for old clients.
 _VERSION_FIELDS = {
     "dragonfly_version": "dragonfly",
     "valkey_version": "valkey",
