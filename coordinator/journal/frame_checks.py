@@ -44,7 +44,7 @@ frames that it could not send before."""
 
 
 def check_journaled_frame(frame: MetricsFrame, stages: int) -> None:
-    """Check a frame from a journal. stages: number of stages of the run. Raises ProtocolError for an impossible frame."""
+    """Check a frame from a journal. stages: stages of the run. Raises ProtocolError for an impossible frame."""
     _check_frame(frame, stages)
     try:
         check_histograms(histogram for interval in frame.intervals for histogram in histograms_of(interval))

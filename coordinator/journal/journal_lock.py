@@ -43,8 +43,8 @@ _SAME_START_S = 2.0
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """The process of a coordinator. system: the boot and the process namespace to which `pid` belongs. started_s: when the
-    process started, in seconds since 1970."""
+    """The process of a coordinator. system: the boot and the process namespace to which `pid` belongs. started_s: when
+    the process started, in seconds since 1970."""
 
     host: str
     pid: int

@@ -127,8 +127,8 @@ class _NodeState:
 
     clock_ahead_s: its wall clock minus ours. refused: the plan's commands that our user may not call, with the reason.
     cluster: CLUSTER INFO. unknown: the error for the first of the plan's commands that the node does not know, or
-    does not accept with these arguments. several_slots: the error for the first command that a cluster would refuse because its keys
-    lie in several slots. Both are "" if all commands are fine.
+    does not accept with these arguments. several_slots: the error for the first command that a cluster would refuse
+    because its keys lie in several slots. Both are "" if all commands are fine.
     """
 
     node: Node
