@@ -42,8 +42,8 @@ class PlanOption(click.Option):
                 "type": ParsedType(setting.metavar, setting.parse),
                 "multiple": setting.option.repeatable,
             }
-        if setting.option.alone is not None:
-            attributes |= {"is_flag": False, "flag_value": setting.option.alone}
+        if setting.option.implied_value is not None:
+            attributes |= {"is_flag": False, "flag_value": setting.option.implied_value}
         names = [*setting.flags, _parameter_name(setting)]
         default = f"  [default: {setting.default_text}]" if setting.default_text else ""
         super().__init__(names, default=None, help=setting.help + default, **attributes)

@@ -66,11 +66,11 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     count: int = 0
     minimum: int = 0
     maximum: int = 0
-    total: int = 0
+    value_sum: int = msgspec.field(default=0, name="total")
     clamped: int = 0
 
     @classmethod
-    def of(cls, values: Ints) -> Histogram:
+    def from_values(cls, values: Ints) -> Histogram:
         """The histogram of whole values >= 0; shape (n,). Raises ValueError for a negative value."""
         running = RunningHistogram()
         running.add(values)
@@ -94,12 +94,12 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             dense[filled],
             minimum,
             maximum,
-            sum([part.total for part in parts]),
+            sum([part.value_sum for part in parts]),
             sum([part.clamped for part in parts]),
         )
 
     @classmethod
-    def packed(cls, indices: Ints, counts: Ints, minimum: int, maximum: int, total: int, clamped: int) -> Histogram:
+    def packed(cls, indices: Ints, counts: Ints, minimum: int, maximum: int, value_sum: int, clamped: int) -> Histogram:
         """The histogram with these fields. indices: filled buckets, ascending. counts: one for each bucket."""
         width = "<u4" if int(counts.max()) < 1 << 32 else "<u8"
         return cls(
@@ -108,7 +108,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             int(counts.sum()),
             minimum,
             maximum,
-            total,
+            value_sum,
             clamped,
         )
 
@@ -121,7 +121,7 @@ class Histogram(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def mean(self) -> float:
         """Exact mean of the values (after clamping); 0.0 when empty."""
-        return self.total / self.count if self.count else 0.0
+        return self.value_sum / self.count if self.count else 0.0
 
     def quantile(self, q: float) -> int:
         """The value at rank ceil(q * count), rounded up to the highest value of its bucket, at most `maximum`.
@@ -192,7 +192,7 @@ def _are_sound(filled: Sequence[Histogram]) -> bool:
         and (bucket_indices(minima) == indices[begins]).all()
         and (bucket_indices(maxima) == indices[ends - 1]).all()
         and all(
-            0 <= each.clamped <= each.count and each.minimum * each.count <= each.total <= each.maximum * each.count
+            0 <= each.clamped <= each.count and each.minimum * each.count <= each.value_sum <= each.maximum * each.count
             for each in filled
         )
     )
@@ -202,7 +202,7 @@ def _check(one: Histogram) -> None:
     if len(one.counts) not in (2 * len(one.indices), 4 * len(one.indices)) or len(one.indices) % 2:
         raise ValueError(f"histogram: {len(one.indices)} bytes of indices do not fit {len(one.counts)} bytes of counts")
     if not one.indices:
-        if any((one.count, one.minimum, one.maximum, one.total, one.clamped)):
+        if any((one.count, one.minimum, one.maximum, one.value_sum, one.clamped)):
             raise ValueError("histogram: expected 0 in all fields, because no bucket is filled")
         return
     indices, counts = one.buckets()
@@ -213,7 +213,7 @@ def _check(one: Histogram) -> None:
     ordered = 0 <= one.minimum <= one.maximum <= MAX_VALUE
     if not ordered or (bucket_indices(np.array([one.minimum, one.maximum])) != ends).any():
         raise ValueError("histogram: expected `minimum` in the first bucket and `maximum` in the last one")
-    possible = one.minimum * one.count <= one.total <= one.maximum * one.count
+    possible = one.minimum * one.count <= one.value_sum <= one.maximum * one.count
     if not possible or not 0 <= one.clamped <= one.count:
         raise ValueError("histogram: expected `total` and `clamped` to be possible for its count, minimum and maximum")
 

@@ -226,7 +226,7 @@ class SecondMetrics(Metrics, frozen=True, kw_only=True):
         return sum(self.errors.values()) + sum(self.failures.values())
 
     @classmethod
-    def of(cls, interval: IntervalMetrics) -> SecondMetrics:
+    def from_interval(cls, interval: IntervalMetrics) -> SecondMetrics:
         """The metrics of an interval of one second, without its commands."""
         pools, generator = interval.pools.values(), interval.generator
         commands = [command for pool in pools for command in pool.commands.values()]
@@ -426,7 +426,7 @@ def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, .
     joined = []
     for stage in merge_by_stage(parts := list(parts), Merge.CONSECUTIVE):
         of_stage = [part for part in parts if part.stage == stage.stage]
-        seconds = tuple(map(SecondMetrics.of, of_stage)) if len(of_stage) > 1 else ()
+        seconds = tuple(map(SecondMetrics.from_interval, of_stage)) if len(of_stage) > 1 else ()
         joined.append(msgspec.structs.replace(stage, seconds=seconds))
     return tuple(joined)
 

@@ -10,7 +10,7 @@ KeyPath = tuple[str | int, ...]
 EVERY = "*"
 """In a path: every position of a list."""
 
-Where = Callable[[KeyPath], str]
+DescribeSource = Callable[[KeyPath], str]
 """Returns the source of the value at a path, for the beginning of an error message: a flag, a variable, or a place in a
 file."""
 

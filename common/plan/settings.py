@@ -70,7 +70,7 @@ class Setting:
         if isinstance(self.type, inspect.CustomType):
             return _QUANTITY_METAVARS.get(self.type.cls, "N")
         metavar = _METAVARS.get(type(self.type)) or "|".join(choices(self.type))
-        return metavar if self.option.alone is None else f"[{metavar}]"
+        return metavar if self.option.implied_value is None else f"[{metavar}]"
 
     def parse(self, text: str) -> Any:
         """The value that a plan file would have in place of this text. Raises ValueError, which says what was found and

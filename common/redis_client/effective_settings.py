@@ -68,7 +68,7 @@ def _of_asyncio(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
 def _of_wire(target: schema.Target, pools: schema.Pools) -> dict[str, Any]:
     instance = InstancePools(target, pools, events=Unobserved(), cancellation=Cancellation())
     is_cluster = address_of(target).kind is TargetKind.CLUSTER
-    pool: Any = instance.of(str(address_of(target).hosts[0]) if is_cluster else SINGLE_NODE)
+    pool: Any = instance.pool_for(str(address_of(target).hosts[0]) if is_cluster else SINGLE_NODE)
     connection = pool.make_connection()
     facts = {
         "client": "none: the driver uses connections directly",

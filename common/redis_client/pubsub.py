@@ -110,7 +110,7 @@ class ConnectionsByNode(Generic[C]):
         self._make = make
         self._connections: dict[str, C] = {}
 
-    def of(self, channel: Channel) -> C:
+    def connection_for(self, channel: Channel) -> C:
         """The connection that a channel belongs to. Raises redis-py's error for a slot without a node."""
         client = self._client
         node = None if self._node_pool is None else client.get_node_from_key(channel[1])

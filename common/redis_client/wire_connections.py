@@ -100,7 +100,7 @@ def is_push(reply: object) -> bool:
     return isinstance(reply, hiredis.PushNotification)
 
 
-def socket_failure(error: Exception | None) -> Exception:
+def socket_error(error: Exception | None) -> Exception:
     """redis-py's error for an error of the socket. error: None if the server closed the connection."""
     if error is None:
         return redis.ConnectionError("Connection closed by server.")
@@ -111,12 +111,12 @@ def socket_failure(error: Exception | None) -> Exception:
     return lost
 
 
-def reply_timeout() -> Exception:
+def reply_timeout_error() -> Exception:
     """The error that redis-py raises if no reply comes in time."""
     return redis.TimeoutError("Timeout reading from socket")
 
 
-def slot_not_covered() -> Exception:
+def slot_not_covered_error() -> Exception:
     """The error that redis-py raises for a slot that no node serves."""
     return SlotNotCoveredError("a slot is not covered by the cluster")
 
@@ -153,7 +153,7 @@ class InstancePools:
             self._client = build_client(target, pools, events=events, cancellation=cancellation)
             self._pools[SINGLE_NODE] = tcp_pools(self._client)[0]
 
-    def of(self, node: str) -> redis.ConnectionPool:
+    def pool_for(self, node: str) -> redis.ConnectionPool:
         """The pool of a node. node: its name, SINGLE_NODE if the target is not a cluster."""
         if node not in self._pools:
             host, _, port = node.rpartition(":")

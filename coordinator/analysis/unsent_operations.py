@@ -84,9 +84,9 @@ def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _TimeSpent:
         kind=kinds.pop() if len(kinds) == 1 else "sender",
         workers=sum((group.client_pools or 1) * group.workers_per_pool for group in plan_pools),
         batch=batch,
-        failed_s=sum(command.failed.total for command in commands) / batch / NS_PER_S,
-        replies_s=service.total / batch / NS_PER_S,
-        waited_s=sum(pool.checkout_wait.total for pool in pools) / NS_PER_S,
+        failed_s=sum(command.failed.value_sum for command in commands) / batch / NS_PER_S,
+        replies_s=service.value_sum / batch / NS_PER_S,
+        waited_s=sum(pool.checkout_wait.value_sum for pool in pools) / NS_PER_S,
         service=service,
         errors=merge_counts(counts for command in commands for counts in (command.errors, command.failures)),
     )

@@ -279,7 +279,7 @@ class Conversation:
         pools = self._share_of(member).pools if is_dealt else member.dealt
         known = self._limits.get(member.incarnation)
         if known is None or known[0] is not pools:
-            known = self._limits[member.incarnation] = pools, FrameLimits.of(self._state.setup.plan, pools)
+            known = self._limits[member.incarnation] = pools, FrameLimits.from_plan(self._state.setup.plan, pools)
         return known[1]
 
     def _elapsed_ns(self, now_ns: int) -> int | None:

@@ -92,7 +92,7 @@ class FrameLimits:
     drain_s: float
 
     @classmethod
-    def of(cls, plan: Plan, share: Iterable[PoolShare]) -> Self:
+    def from_plan(cls, plan: Plan, share: Iterable[PoolShare]) -> Self:
         """The limits for an agent with these pools."""
         return cls(
             pools=frozenset(plan.pools[pool.group].name for pool in share),

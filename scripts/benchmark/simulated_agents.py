@@ -106,14 +106,14 @@ def interval_of(seed: int) -> IntervalMetrics:
     commands = {}
     for number, name in enumerate(COMMANDS):
         usual = random.normal(180_000 + 8_000 * number, 3_000, OPERATIONS - 5)
-        service = Histogram.of(np.concatenate([usual, random.uniform(4e5, 4e6, 5)]).astype(np.int64))
+        service = Histogram.from_values(np.concatenate([usual, random.uniform(4e5, 4e6, 5)]).astype(np.int64))
         commands[name] = CommandMetrics(
             ok=OPERATIONS, bytes_out=50 * OPERATIONS, bytes_in=20 * OPERATIONS, service=service
         )
     operations = OPERATIONS * len(COMMANDS)
     pool = PoolMetrics(
         commands=commands,
-        checkout_wait=Histogram.of(np.full(operations, 400)),
+        checkout_wait=Histogram.from_values(np.full(operations, 400)),
         connections=ConnectionMetrics(open_peak=4, wanted=4),
     )
     cpu_ns = int(random.uniform(0.3, 0.7) * NS_PER_S)

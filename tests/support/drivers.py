@@ -52,7 +52,7 @@ def by_wire(target: Target, events: ConnectionEvents | None = None) -> list[Any]
         nodes, links, found = primaries.slots(), dict[str, WireConnection](), []
         for key in KEYS:
             link = links.setdefault(
-                nodes[slot_of(key.encode())], WireConnection(pools.of(nodes[slot_of(key.encode())]))
+                nodes[slot_of(key.encode())], WireConnection(pools.pool_for(nodes[slot_of(key.encode())]))
             )
             written, read = ask_link(link, ["SET", key, key], ["GET", key])
             found.append(written and read)

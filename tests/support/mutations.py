@@ -140,7 +140,7 @@ class Mutator:
 
     def _histogram(self) -> Histogram:
         values = [self._draw.randrange(MAX_VALUE) for _ in range(self._draw.choice((0, 1, 3)))]
-        return Histogram.of(np.array(values, dtype=np.int64))
+        return Histogram.from_values(np.array(values, dtype=np.int64))
 
 
 def enveloped(plain: Any, run_id: str, incarnation: str, protocol: int) -> bytes:

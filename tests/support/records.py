@@ -76,7 +76,7 @@ def opened(the_plan: Plan | None = None, agents: Sequence[str] = ("a1", "a2")) -
 
 
 def histogram(*values_ns: int) -> Histogram:
-    return Histogram.of(np.array(values_ns, dtype=np.int64))
+    return Histogram.from_values(np.array(values_ns, dtype=np.int64))
 
 
 def command(service: Histogram, *, response: Histogram = EMPTY, **counts: object) -> CommandMetrics:
@@ -170,8 +170,8 @@ def clean_run(
             for name, share in MIX.items():
                 count = per_second * share // 100
                 done[name] += count
-                service = Histogram.of(draw.lognormal(12, 0.5, count).astype(np.int64))
-                late = Histogram.of(draw.lognormal(12.5, 0.8, count).astype(np.int64))
+                service = Histogram.from_values(draw.lognormal(12, 0.5, count).astype(np.int64))
+                late = Histogram.from_values(draw.lognormal(12.5, 0.8, count).astype(np.int64))
                 commands[name] = command(service, response=late if the_plan.load.rate_per_s else EMPTY)
             yield accepted(agent_id, second, interval(second, commands))
     for agent_id in agents:

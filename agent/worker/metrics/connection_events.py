@@ -146,7 +146,7 @@ class ConnectionTally:
             failed_by_cause=failed_by_cause,
             drops=_by_detail(events, EventKind.DROPPED),
             reconnects=len(reconnects),
-            reconnect=Histogram.of(np.array(reconnects, dtype=np.int64)),
+            reconnect=Histogram.from_values(np.array(reconnects, dtype=np.int64)),
             retries=kinds[EventKind.RETRIED],
             redirects=_by_detail(events, EventKind.REDIRECTED),
             topology_refreshes=kinds[EventKind.TOPOLOGY_REFRESHED],

@@ -90,7 +90,7 @@ def add_up(rows: DeliveryRows) -> DeliveryMetrics:
         foreign=int(np.count_nonzero(events == DeliveryEvent.FOREIGN)),
         repeated=int(np.count_nonzero(events == DeliveryEvent.REPEATED)),
         resubscribed=int(values[events == DeliveryEvent.RESUBSCRIBED].sum()),
-        latency=Histogram.of(latencies),
+        latency=Histogram.from_values(latencies),
     )
 
 

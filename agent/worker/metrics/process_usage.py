@@ -246,7 +246,7 @@ class ProcessUsage:
         """
         turns = [loop.release(key) for loop in self._loops]
         found = GeneratorMetrics(
-            busiest_loop_ns=max((busy_ns.total for busy_ns in turns), default=0),
+            busiest_loop_ns=max((busy_ns.value_sum for busy_ns in turns), default=0),
             loop_lag=Histogram.merge(turns),
         )
         if late:

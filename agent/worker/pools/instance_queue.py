@@ -25,7 +25,7 @@ class CheckoutTimeout(Exception):
         self.waited_ns = waited_ns
 
 
-def run_over() -> CutShort:
+def run_over_error() -> CutShort:
     """The error for workers that wait when the pool is aborted, or that would have to wait later."""
     return CutShort("the run is over")
 
@@ -62,5 +62,5 @@ class InstanceQueue(Generic[I]):
     def _enqueue(self, waiter: Waiter[I]) -> None:
         """Add a worker to the queue. Raises CutShort after `abort`."""
         if self._is_aborted:
-            raise run_over()
+            raise run_over_error()
         self._waiters.append(waiter)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over
+from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over_error
 from agent.worker.pools.prewarm import AsyncRelease, open_one_async
 from common.cancellation import Cancellation
 from common.clock import MonotonicNs, monotonic_ns
@@ -100,7 +100,7 @@ class AsyncClientInstancePool(InstanceQueue[AsyncClientInstance]):
         finally:
             timer.cancel()
         if served is None:
-            raise run_over()
+            raise run_over_error()
         return served, self._now() - began_ns
 
     def _give_up(self, waiter: _TaskWaiter) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from agent.worker.metrics.connection_events import EventLog
-from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over
+from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over_error
 from agent.worker.pools.prewarm import Release, open_one
 from common.cancellation import Cancellation
 from common.clock import MonotonicNs, monotonic_ns
@@ -120,7 +120,7 @@ class ClientInstancePool(InstanceQueue[ClientInstance]):
                 self._waiters.remove(waiter)
                 raise CheckoutTimeout(waited_ns)
         if waiter.instance is None:
-            raise run_over()
+            raise run_over_error()
         return waiter.instance, waited_ns
 
     def abort(self) -> None:

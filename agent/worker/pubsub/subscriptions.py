@@ -16,7 +16,7 @@ from common.pubsub_header import HeaderReader
 from common.redis_client import TARGET_ERRORS, failure_of
 from common.redis_client.pubsub import MESSAGE, Channel, Received
 
-AT_MOST = 256
+REPLIES_PER_TURN = 256
 """Replies to read from one connection before other connections and requests get a turn."""
 
 _MAX_REDIRECTS = 5
@@ -73,7 +73,7 @@ C_co = TypeVar("C_co", bound=ChannelConnection, covariant=True)
 class ChannelConnections(Protocol[C_co]):
     """The connections of one client that have subscriptions."""
 
-    def of(self, channel: Channel) -> C_co:
+    def connection_for(self, channel: Channel) -> C_co:
         """The connection that a channel belongs to. Raises redis-py's error for a slot without a node."""
 
     def __iter__(self) -> Iterator[C_co]:
@@ -108,7 +108,7 @@ class Subscriptions(Generic[C]):
             self.refused(channel, error)
 
     def _subscribe(self, channel: Channel) -> None:
-        connection = self._connections.of(channel)
+        connection = self._connections.connection_for(channel)
         before = self._subscribed.pop(channel, None)
         if before is not None and before is not connection:
             self._unsubscribe(before, channel)  # its slot has moved
@@ -158,7 +158,7 @@ class Subscriptions(Generic[C]):
                 self.end_pending(error)
         for channel in [channel for channel, owner in self._subscribed.items() if owner is connection]:
             with suppress(*TARGET_ERRORS):  # no node serves the channel's slot now
-                if self._connections.of(channel) is not connection:
+                if self._connections.connection_for(channel) is not connection:
                     self._move(channel, connection)
 
     def _move(self, channel: Channel, connection: C) -> None:
@@ -166,7 +166,7 @@ class Subscriptions(Generic[C]):
         del self._subscribed[channel]
         connection.forget(channel)
         with suppress(*TARGET_ERRORS):  # the channel is lost until the worker subscribes to it again
-            new = self._connections.of(channel)
+            new = self._connections.connection_for(channel)
             if new is not connection:
                 self._subscribed[channel] = new
                 new.subscribe(channel)
@@ -184,11 +184,11 @@ class Subscriptions(Generic[C]):
             self._record.add(pack_delivery(monotonic_ns(), DeliveryEvent.RESUBSCRIBED, commands))
 
 
-def run_over() -> CutShort:
+def run_over_error() -> CutShort:
     """The error for requests at the end of the run."""
     return CutShort("the run is over")
 
 
-def not_confirmed(timeout_s: float | None) -> TimeoutError:
+def not_confirmed_error(timeout_s: float | None) -> TimeoutError:
     """The error for a request that was not confirmed in time."""
     return TimeoutError(f"no confirmation of a subscription in {timeout_s} s")

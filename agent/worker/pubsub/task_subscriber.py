@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from agent.worker.metrics.deliveries import DeliveryRecord
-from agent.worker.pubsub.subscriptions import SubscribeRequest, Subscriptions, not_confirmed, run_over
+from agent.worker.pubsub.subscriptions import SubscribeRequest, Subscriptions, not_confirmed_error, run_over_error
 from common.cancellation import CutShort
 from common.pubsub_header import HeaderReader
 from common.redis_client.async_clients import AsyncClient
@@ -67,7 +67,7 @@ class AsyncSubscriber:
         Raises redis-py's errors, TimeoutError without a confirmation in time, CutShort at the end of the run.
         """
         if self._is_over:
-            raise run_over()
+            raise run_over_error()
         self._loop = asyncio.get_running_loop()
         request = _TaskRequest((command, name))
         self._subscriptions.begin(request)
@@ -75,7 +75,7 @@ class AsyncSubscriber:
             async with asyncio.timeout(self._timeout_s):
                 await request.ready.wait()
         except TimeoutError:
-            raise not_confirmed(self._timeout_s) from None
+            raise not_confirmed_error(self._timeout_s) from None
         return request.result()
 
     def finish(self) -> None:
@@ -135,7 +135,7 @@ class AsyncSubscriber:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._is_over = True
         self._tasks.remove(task)
-        self._subscriptions.end_pending(run_over())
+        self._subscriptions.end_pending(run_over_error())
 
     # `SubscriptionHandler` of the connections.
 

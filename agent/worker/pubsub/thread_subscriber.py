@@ -19,7 +19,13 @@ from contextlib import suppress
 from typing import Any
 
 from agent.worker.metrics.deliveries import DeliveryRecord
-from agent.worker.pubsub.subscriptions import AT_MOST, SubscribeRequest, Subscriptions, not_confirmed, run_over
+from agent.worker.pubsub.subscriptions import (
+    REPLIES_PER_TURN,
+    SubscribeRequest,
+    Subscriptions,
+    not_confirmed_error,
+    run_over_error,
+)
 from common.cancellation import CutShort
 from common.pubsub_header import HeaderReader
 from common.redis_client import TARGET_ERRORS, Client
@@ -82,14 +88,14 @@ class Subscriber:
         request = _ThreadRequest((command, name))
         with self._lock:
             if self._is_over:
-                raise run_over()
+                raise run_over_error()
             if not self._is_started:
                 self._is_started = True
                 self._thread.start()
             self._requests.append(request)
         self._wake()
         if not request.ready.acquire(timeout=-1 if self._timeout_s is None else self._timeout_s):
-            raise not_confirmed(self._timeout_s)
+            raise not_confirmed_error(self._timeout_s)
         return request.result()
 
     def finish(self) -> None:
@@ -130,9 +136,9 @@ class Subscriber:
         finally:
             with self._lock:
                 self._is_over = True
-            self._subscriptions.end_pending(run_over())
+            self._subscriptions.end_pending(run_over_error())
             for request in self._requests:
-                request.end(run_over())
+                request.end(run_over_error())
             for connection in self._connections:
                 with suppress(*TARGET_ERRORS):
                     connection.close()
@@ -176,12 +182,12 @@ class Subscriber:
         for connection in self._connections:
             count = 0
             try:
-                for received in connection.receive(AT_MOST):
+                for received in connection.receive(REPLIES_PER_TURN):
                     count += 1
                     self._subscriptions.received(connection, received)
             except TARGET_ERRORS as error:
                 self._subscriptions.failed(connection, error, self._connections.redirected(error))
-            has_more = has_more or count == AT_MOST
+            has_more = has_more or count == REPLIES_PER_TURN
         return has_more
 
     def _resubscribed(self, commands: int) -> None:

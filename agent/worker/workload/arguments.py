@@ -79,7 +79,7 @@ class PlaceholderCounts:
     sequences: int
 
     @classmethod
-    def of(cls, template: Template) -> PlaceholderCounts:
+    def from_template(cls, template: Template) -> PlaceholderCounts:
         """The counts of one template."""
         numbered = (Placeholder.KEY, Placeholder.RAND_INT, Placeholder.NEW_KEY, Placeholder.SEQ)
         return cls(*map(template.count, numbered))
@@ -153,7 +153,7 @@ class _SharedDraw(Generic[T]):
         self._numbers: CommandNumbers | None = None
         self._drawn: T | None = None
 
-    def of(self, numbers: CommandNumbers, draw: Callable[[], T]) -> T:
+    def values(self, numbers: CommandNumbers, draw: Callable[[], T]) -> T:
         if self._drawn is None or numbers is not self._numbers:
             self._numbers, self._drawn = numbers, draw()
         return self._drawn
@@ -186,7 +186,7 @@ class ValueSource:
 
     def slices(self, numbers: CommandNumbers) -> tuple[Ints, Ints]:
         """(where each value's slice begins in `bytes_to_slice`, the slice's size)."""
-        starts, sizes = self.shared.of(numbers, lambda: self.values.draw_slices(numbers.generator, numbers.count))
+        starts, sizes = self.shared.values(numbers, lambda: self.values.draw_slices(numbers.generator, numbers.count))
         return starts, sizes - self.around_bytes if self.around_bytes else sizes
 
     def generate(self, numbers: CommandNumbers) -> Generated:
@@ -226,7 +226,7 @@ class IntegerSource:
 
     def numbers(self, numbers: CommandNumbers) -> Ints:
         """The numbers drawn."""
-        return self.shared.of(numbers, lambda: numbers.generator.integers(self.low, self.high + 1, numbers.count))
+        return self.shared.values(numbers, lambda: numbers.generator.integers(self.low, self.high + 1, numbers.count))
 
     def generate(self, numbers: CommandNumbers) -> Generated:
         """As `ArgumentSource.generate`."""
@@ -346,7 +346,7 @@ class CommandBuilder:
     """Makes the arguments of one template in one worker, for redis-py."""
 
     def __init__(self, template: Template, context: ArgumentContext) -> None:
-        self.counts = PlaceholderCounts.of(template)
+        self.counts = PlaceholderCounts.from_template(template)
         # The name is text, because redis-py finds the command's response callback by text.
         self._sources: list[str | bytes | ArgumentSource] = [template.name]
         for source in argument_sources(template, context):

@@ -60,7 +60,7 @@ class Keyspace:
         if self._slots is None:
             # The sample's number is a single 0.
             self._slots = _NumberSlots(sample[hashed][:-1])
-        return self._slots.of(numbers // self.per_hash_tag if self.per_hash_tag else numbers)
+        return self._slots.slots(numbers // self.per_hash_tag if self.per_hash_tag else numbers)
 
     def number(self, key: bytes) -> int:
         """The number of a key that has a hash tag."""
@@ -123,7 +123,7 @@ class _NumberSlots:
         first, following = _group_crcs()
         self._tables = [np.concatenate([first ^ with_zeros.take(LAST_GROUP_DIGITS[:GROUP]), following])]
 
-    def of(self, numbers: Ints) -> Ints:
+    def slots(self, numbers: Ints) -> Ints:
         """The slot of each text; shape (count,)."""
         groups = digit_groups(numbers, max(1, -(-len(str(int(numbers.max(initial=0)))) // 4)))
         crcs: _Crcs = self._table(0).take(groups[0])

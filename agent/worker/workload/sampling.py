@@ -46,7 +46,7 @@ class CommandSampler:
     def __init__(self, command: MixCommand, thread: int, threads: int) -> None:
         self.keyspace = command.keyspace
         self.distribution = key_distribution(command.keys, thread, threads)
-        self.counts = PlaceholderCounts.of(command.template)
+        self.counts = PlaceholderCounts.from_template(command.template)
 
     def draw_keys(self, generator: np.random.Generator, count: int, newest: Ints | None) -> Ints:
         """Key numbers of `count` operations: all keys, or with hash tags the first key of each; shape (count, n)."""

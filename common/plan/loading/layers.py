@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.plan.key_path import EVERY, KeyPath, Where, in_plan, render
+from common.plan.key_path import EVERY, DescribeSource, KeyPath, in_plan, render
 from common.plan.schema.short_forms import FallbackList
 from common.plan.settings import COMMANDS
 
@@ -35,7 +35,7 @@ class Layer:
     many pool groups the source lists; None for flags and variables, whose paths have `*` for all groups."""
 
     values: Mapping[KeyPath, Any]
-    where: Where
+    where: DescribeSource
     pool_groups: int | None = None
 
 
@@ -45,9 +45,9 @@ class MergedLayers:
     that no layer sets."""
 
     values: Mapping[KeyPath, Any]
-    sources: Mapping[KeyPath, Where]
+    sources: Mapping[KeyPath, DescribeSource]
     pool_groups: int
-    default_source: Where
+    default_source: DescribeSource
 
     def where(self, path: KeyPath) -> str:
         """The source that set the value at a path, or a section that contains it; its place in the plan if no layer set
@@ -71,7 +71,7 @@ class MergedLayers:
         return {str(key): value for key, value in nested.items()}
 
 
-def raw_plan_layer(raw: Mapping[str, Any], where: Where) -> Layer:
+def raw_plan_layer(raw: Mapping[str, Any], where: DescribeSource) -> Layer:
     """The layer of a raw plan that has no faults."""
     groups = raw.get("pools", ())
     values = _by_path({key: value for key, value in raw.items() if key != "pools"}, ())
@@ -94,7 +94,7 @@ def merge(layers: Sequence[Layer]) -> MergedLayers:
     plan_file = next((layer for layer in layers if layer.pool_groups is not None), None)
     groups = (plan_file and plan_file.pool_groups) or 1
     merged: dict[KeyPath, Any] = {}
-    sources: dict[KeyPath, Where] = {}
+    sources: dict[KeyPath, DescribeSource] = {}
     for layer in layers:
         values = _for_each_group(layer.values, groups)
         for path in _overridden(values):

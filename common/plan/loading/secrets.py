@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from common.errors import PlanError
-from common.plan.key_path import KeyPath, Where, in_plan
+from common.plan.key_path import DescribeSource, KeyPath, in_plan
 from common.plan.loading.parsing import read_small_file
 from common.plan.schema import Plan, Sentinel, Target
 from common.plan.schema.target_url import Address, parse_redis_url
@@ -29,7 +29,7 @@ _SENTINEL: KeyPath = ("target", "sentinel")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
-def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: Where = in_plan) -> Plan:
+def resolve_secrets(plan: Plan, environ: Mapping[str, str], where: DescribeSource = in_plan) -> Plan:
     """The plan with its passwords, and with a URL without credentials.
 
     Raises PlanError for a malformed URL, and for a password that is given twice or cannot be found.
@@ -62,7 +62,7 @@ def with_secrets_of(plan: Plan, other: Plan) -> Plan:
     return msgspec.structs.replace(plan, target=target)
 
 
-def _address(target: Target, where: Where) -> Address | None:
+def _address(target: Target, where: DescribeSource) -> Address | None:
     if not target.url:
         return None
     try:
@@ -77,7 +77,7 @@ def _bare_url(url: str, address: Address | None) -> str:
     return address.url
 
 
-def _username(target: Target, address: Address | None, where: Where) -> str | None:
+def _username(target: Target, address: Address | None, where: DescribeSource) -> str | None:
     in_url = address.username if address else None
     if in_url is not None and target.username not in (None, in_url):
         raise PlanError(f"{where(('target', 'username'))}: expected one user name, got one here and another in the URL")
@@ -85,7 +85,7 @@ def _username(target: Target, address: Address | None, where: Where) -> str | No
 
 
 def _password(
-    section: Target | Sentinel, path: KeyPath, in_url: str | None, environ: Mapping[str, str], where: Where
+    section: Target | Sentinel, path: KeyPath, in_url: str | None, environ: Mapping[str, str], where: DescribeSource
 ) -> str | None:
     """The password of a section of the plan, or of the target's URL."""
     given = [source for source in _SOURCES if getattr(section, source) is not None]

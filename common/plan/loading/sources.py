@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import PlanError
-from common.plan.key_path import KeyPath, Where, render
+from common.plan.key_path import DescribeSource, KeyPath, render
 from common.plan.loading import profiles
 from common.plan.loading.command_lists import join_command_lists
 from common.plan.loading.layers import PROFILE, Layer, MergedLayers, merge, merge_below, raw_plan_layer, settings_layer
@@ -105,7 +105,7 @@ def environment_layer(environ: Mapping[str, str]) -> Layer:
         setting = _BY_VARIABLE.get(variable)
         if setting is None:
             _refuse_typo(variable, environ)
-        if setting is None or not (text or setting.option.takes_empty):
+        if setting is None or not (text or setting.option.allows_empty):
             continue
         try:
             value = setting.parse(text)
@@ -120,11 +120,11 @@ def flags_layer(flags: Mapping[Setting, Any]) -> Layer:
     return settings_layer(*values_by_path(flags, lambda setting: setting.flag))
 
 
-def _in_file(name: str) -> Where:
+def _in_file(name: str) -> DescribeSource:
     return lambda path: f"{name}: {render(path)}"
 
 
-def _in_profile(name: str) -> Where:
+def _in_profile(name: str) -> DescribeSource:
     return lambda path: f"profile {name}: {render(path[1:])}"
 
 

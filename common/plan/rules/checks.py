@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from common.errors import PlanError
-from common.plan.key_path import KeyPath, Where, in_plan
+from common.plan.key_path import DescribeSource, KeyPath, in_plan
 from common.plan.planned_commands import is_cluster
 from common.plan.rules.pubsub_rules import PUBSUB_RULES
 from common.plan.rules.setup_rules import SETUP_RULES
@@ -43,7 +43,7 @@ class Purpose(enum.Enum):
     TARGET = "target"
 
 
-def check_plan(plan: Plan, where: Where = in_plan, purpose: Purpose = Purpose.RUN) -> None:
+def check_plan(plan: Plan, where: DescribeSource = in_plan, purpose: Purpose = Purpose.RUN) -> None:
     """Raises PlanError for the first fault of a plan, with the place of the faulty value."""
     for rule in (*RULES, *_PURPOSE_RULES[purpose]):
         for path, problem in rule(plan):

@@ -51,9 +51,9 @@ class Option:
 
     flag: "" if only a variable sets the field. variable: "" derives the name from the flag. help: "" takes the field's
     help. default: describes a default that the schema does not have. metavar: "" derives it from the field's type.
-    alone: the value if the flag is given without one. is_switch: the flag never takes a value. repeatable: the flag may
-    be given several times. takes_empty: an empty variable is a value; for other options it counts as not set. parse:
-    converts text to a value as in a plan file; None: by the field's type.
+    implied_value: the value if the flag is given without one. is_switch: the flag never takes a value. repeatable: the
+    flag may be given several times. allows_empty: an empty variable is a value; for other options it counts as not set.
+    parse: converts text to a value as in a plan file; None: by the field's type.
     """
 
     flag: str = ""
@@ -63,10 +63,10 @@ class Option:
     default: str = ""
     metavar: str = ""
     heading: str = ""
-    alone: str | None = None
+    implied_value: str | None = None
     is_switch: bool = False
     repeatable: bool = False
-    takes_empty: bool = False
+    allows_empty: bool = False
     parse: Callable[[str], Any] | None = None
 
 

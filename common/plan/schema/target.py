@@ -207,7 +207,9 @@ class Target(Section, frozen=True, kw_only=True):
     embedded: Annotated[
         Embedded | None,
         setting(
-            "--embedded-server", alone="standalone", help="start Valkey servers on loopback for this run and load them"
+            "--embedded-server",
+            implied_value="standalone",
+            help="start Valkey servers on loopback for this run and load them",
         ),
     ] = None
     username: Annotated[str | None, setting("--username", metavar="NAME", help="ACL user")] = None
@@ -244,7 +246,7 @@ class Target(Section, frozen=True, kw_only=True):
             "--client-name",
             heading=CLIENT,
             metavar="NAME",
-            takes_empty=True,
+            allows_empty=True,
             help='name that CLIENT LIST shows; "" sends no CLIENT command, for proxies without it',
         ),
     ] = "stampede"

@@ -354,7 +354,7 @@ class Workload(Section, frozen=True, kw_only=True):
             Option(
                 flag="--preload",
                 metavar="[on|off]",
-                alone="on",
+                implied_value="on",
                 parse=preload_switch,
                 help="before the run, write each key once: by SET, unless plan or profile has a preload; off: do not",
             ),

@@ -243,7 +243,9 @@ class Aggregate:
                 add_named(agent.never_opened, cause, count)
         self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
         is_open = self.timeline.legs[interval.stage].is_open
-        for part in map(SecondPart.of, interval.seconds) if interval.seconds else spread_over_seconds(interval):
+        for part in (
+            map(SecondPart.from_metrics, interval.seconds) if interval.seconds else spread_over_seconds(interval)
+        ):
             second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
             second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
             self.peak_open = max(self.peak_open, second.connections_open)

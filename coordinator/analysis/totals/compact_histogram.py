@@ -29,7 +29,7 @@ class CompactHistogram:
     counts: bytes
 
     @classmethod
-    def of(cls, histogram: Histogram) -> CompactHistogram:
+    def from_histogram(cls, histogram: Histogram) -> CompactHistogram:
         """Compress a histogram that is not empty."""
         indices = np.frombuffer(histogram.indices, "<u2")
         count_bytes = len(histogram.counts) // len(indices)

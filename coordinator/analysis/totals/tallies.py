@@ -71,7 +71,7 @@ class HistogramSum:
         """Merge all histograms, and compress the result. This saves memory and makes reading slower."""
         if self._parts:
             before = [] if self._compact is None else [self._compact.expand()]
-            self._compact = CompactHistogram.of(Histogram.merge([*before, *self._parts]))
+            self._compact = CompactHistogram.from_histogram(Histogram.merge([*before, *self._parts]))
             self._parts = []
 
 
@@ -145,7 +145,7 @@ class SecondPart(NamedTuple):
     busiest_loop_ns: int
 
     @classmethod
-    def of(cls, second: SecondMetrics) -> SecondPart:
+    def from_metrics(cls, second: SecondMetrics) -> SecondPart:
         """Return a second as its agent reported it."""
         return cls(
             second.number,

@@ -231,7 +231,7 @@ TestOutboxAndCoordinator.settings = tried(50, steps=30)
 
 # -- what is too large for one message
 
-_WIDEST = Histogram.of(bucket_bounds(np.arange(BUCKETS))[0].repeat(2))
+_WIDEST = Histogram.from_values(bucket_bounds(np.arange(BUCKETS))[0].repeat(2))
 """A value in every bucket: no histogram is larger."""
 
 

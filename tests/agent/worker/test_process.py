@@ -234,7 +234,7 @@ def test_in_an_open_loop_every_due_operation_is_sent_or_counts_as_unsent(
     commands = reported.all_commands
     assert reported.final.issued + reported.total.unsent == 120
     assert commands.ok == commands.response.count == commands.service.count == reported.pool.send_lag.count > 0
-    assert commands.response.total == commands.service.total + reported.pool.send_lag.total
+    assert commands.response.value_sum == commands.service.value_sum + reported.pool.send_lag.value_sum
     assert commands.response.minimum >= commands.service.minimum
 
 
@@ -253,7 +253,7 @@ def test_a_stall_of_the_server_shows_in_the_response_time_of_all_delayed_operati
     assert reported.final.issued + reported.total.unsent == 250
     # One operation was stuck for some 200 ms; the 100 that were due meanwhile waited for 100 ms in the mean.
     assert commands.service.maximum > 0.1 * NS_PER_S
-    assert commands.response.total - commands.service.total > 3 * NS_PER_S
+    assert commands.response.value_sum - commands.service.value_sum > 3 * NS_PER_S
 
 
 def test_the_start_skew_is_the_lag_of_the_first_operation_however_late_it_is_due(

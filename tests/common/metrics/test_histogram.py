@@ -37,7 +37,7 @@ value_lists = st.lists(values, max_size=200)
 
 
 def of(numbers: list[int]) -> Histogram:
-    return Histogram.of(np.array(numbers, dtype=np.int64))
+    return Histogram.from_values(np.array(numbers, dtype=np.int64))
 
 
 def hdr_index(value: int) -> int:
@@ -85,7 +85,7 @@ def test_count_minimum_maximum_and_sum_are_exact(numbers: list[int]) -> None:
     assert histogram.count == len(numbers)
     assert histogram.minimum == min(numbers, default=0)
     assert histogram.maximum == max(numbers, default=0)
-    assert histogram.total == sum(numbers)
+    assert histogram.value_sum == sum(numbers)
     assert histogram.mean == (sum(numbers) / len(numbers) if numbers else 0.0)
     assert histogram.clamped == 0
 
@@ -140,7 +140,11 @@ def test_values_that_come_in_bulks_and_several_times_make_the_histogram_of_all_o
     found = running.histogram()
     kept = [min(value, MAX_VALUE) for value in everything]
     assert found == of(everything)
-    assert (found.count, found.total, found.clamped) == (len(kept), sum(kept), sum(v > MAX_VALUE for v in everything))
+    assert (found.count, found.value_sum, found.clamped) == (
+        len(kept),
+        sum(kept),
+        sum(v > MAX_VALUE for v in everything),
+    )
     assert (found.minimum, found.maximum) == (min(kept, default=0), max(kept, default=0))
     indices, counts = found.buckets()
     wanted = Counter(hdr_index(value) for value in kept)
@@ -174,7 +178,7 @@ def test_values_over_the_top_are_clamped_and_counted() -> None:
     histogram = of([5, MAX_VALUE, MAX_VALUE + 1, 2**60])
     assert histogram.clamped == 2
     assert histogram.maximum == MAX_VALUE
-    assert histogram.total == 5 + 3 * MAX_VALUE
+    assert histogram.value_sum == 5 + 3 * MAX_VALUE
     assert Histogram.merge([histogram, histogram]).clamped == 4
 
 
@@ -212,8 +216,8 @@ FORGERIES = {
     "a negative minimum": {"minimum": -1},
     "a maximum elsewhere": {"maximum": 5000},
     "an enormous maximum": {"maximum": 2**63},
-    "a sum too small": {"total": 3},
-    "a sum too large": {"total": 4 * 3000 + 1},
+    "a sum too small": {"value_sum": 3},
+    "a sum too large": {"value_sum": 4 * 3000 + 1},
     "more clamped than there are": {"clamped": 5},
     "a negative clamped": {"clamped": -1},
     "nothing in it but a count": {"indices": b"", "counts": b""},

@@ -42,7 +42,9 @@ from common.serde import from_builtins, to_builtins
 T = TypeVar("T")
 
 numbers = st.integers(0, 1000)
-histograms = st.lists(st.integers(0, MAX_VALUE), max_size=5).map(lambda v: Histogram.of(np.array(v, dtype=np.int64)))
+histograms = st.lists(st.integers(0, MAX_VALUE), max_size=5).map(
+    lambda v: Histogram.from_values(np.array(v, dtype=np.int64))
+)
 classes = st.dictionaries(st.sampled_from(["READONLY", "WRONGTYPE", "TimeoutError"]), st.integers(1, 9))
 commands = st.builds(
     CommandMetrics,
@@ -289,6 +291,7 @@ def test_what_did_not_happen_is_left_out_and_an_interval_with_every_field_is_und
     assert unpack(full, IntervalMetrics) == interval
     assert len(pack(interval)) < len(full)
     assert to_builtins(IntervalMetrics(first=3, last=3)) == {"first": 3, "last": 3}
+    assert to_builtins(Histogram(value_sum=1)) == {"total": 1}
 
 
 @pytest.mark.parametrize("share", [-0.1, float("nan"), float("inf")])

@@ -44,7 +44,7 @@ class Watched:
         self._found: list[Received] = []
         self._came = asyncio.Event()
         self.lines = AsyncSubscribedConnections(self.client, self, self._start)
-        self.line = self.lines.of(A)
+        self.line = self.lines.connection_for(A)
 
     def _start(self, line: AsyncSubscribedConnection) -> None:
         self.tasks.append(asyncio.create_task(line.run()))
@@ -291,7 +291,7 @@ def test_nothing_reconnects_after_cancellation(target: Target, valkey: Server) -
 
 def test_there_is_one_connection_for_all_channels_of_a_server(target: Target) -> None:
     async def body(watched: Watched) -> None:
-        assert watched.lines.of(B) is watched.lines.of(SHARDED) is watched.line
+        assert watched.lines.connection_for(B) is watched.lines.connection_for(SHARDED) is watched.line
         assert list(watched.lines) == [watched.line]
 
     on_loop(target, body)

@@ -31,7 +31,7 @@ class Watched:
         self.client, self.log = client, log
         self.replays: list[int] = []
         self.lines = SubscribedConnections(client, self.replays.append)
-        self.line = self.lines.of(A)
+        self.line = self.lines.connection_for(A)
 
     def received(self, enough: Callable[[list[Received]], bool]) -> list[Received]:
         """All that comes until it is enough."""
@@ -162,6 +162,6 @@ def test_cancelling_ends_a_reconnect(valkey: Server) -> None:
 
 
 def test_there_is_one_connection_for_all_channels_of_a_server(watched: Watched) -> None:
-    assert watched.lines.of(B) is watched.lines.of(SHARDED) is watched.line
+    assert watched.lines.connection_for(B) is watched.lines.connection_for(SHARDED) is watched.line
     assert list(watched.lines) == [watched.line]
     assert isinstance(watched.line, SubscribedConnection)

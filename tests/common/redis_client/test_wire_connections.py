@@ -32,8 +32,8 @@ from common.redis_client.wire_connections import (
     is_read_only,
     redirect_kind,
     redirect_target,
-    reply_timeout,
-    socket_failure,
+    reply_timeout_error,
+    socket_error,
 )
 from common.units import Seconds
 from tests.support.clients import Events, quick_target
@@ -82,7 +82,7 @@ def test_an_open_connection_has_shaken_hands_and_does_not_block(
     pools: tuple[InstancePools, Events, str],
 ) -> None:
     made, events, name = pools
-    link = WireConnection(made.of(name))
+    link = WireConnection(made.pool_for(name))
     sock = link.open()
     assert sock.getblocking() is False
     with pytest.raises(WOULD_BLOCK):
@@ -100,12 +100,12 @@ def test_a_loss_is_reported_with_its_cause_and_the_connection_reopened(
     pools: tuple[InstancePools, Events, str],
 ) -> None:
     made, events, name = pools
-    link = WireConnection(made.of(name))
+    link = WireConnection(made.pool_for(name))
     for error, cause in (
-        (socket_failure(None), "closed by server"),
-        (socket_failure(ConnectionResetError(104, "reset")), "closed by server"),
-        (reply_timeout(), "timeout"),
-        (socket_failure(redis.InvalidResponse("odd")), "InvalidResponse"),
+        (socket_error(None), "closed by server"),
+        (socket_error(ConnectionResetError(104, "reset")), "closed by server"),
+        (reply_timeout_error(), "timeout"),
+        (socket_error(redis.InvalidResponse("odd")), "InvalidResponse"),
     ):
         sock = link.open()
         link.drop(error)
@@ -119,7 +119,7 @@ def test_a_loss_is_reported_with_its_cause_and_the_connection_reopened(
 
 def test_a_pool_has_all_its_connections_and_no_more(pools: tuple[InstancePools, Events, str]) -> None:
     made, _, name = pools
-    links = [WireConnection(made.of(name)) for _ in range(3)]
+    links = [WireConnection(made.pool_for(name)) for _ in range(3)]
     first, second = links[0].open(), links[1].open()
     assert first is not second
     with pytest.raises(redis.ConnectionError):
@@ -131,7 +131,7 @@ def test_a_pool_has_all_its_connections_and_no_more(pools: tuple[InstancePools, 
 
 def test_a_prewarmed_connection_is_used(pools: tuple[InstancePools, Events, str]) -> None:
     made, events, name = pools
-    pool = made.of(name)
+    pool = made.pool_for(name)
     pool.release(pool.get_connection())
     link = WireConnection(pool)
     assert replies(link, link.open(), PING) == [b"PONG"]
@@ -140,7 +140,7 @@ def test_a_prewarmed_connection_is_used(pools: tuple[InstancePools, Events, str]
 
 def test_an_error_reply_is_redis_pys_own_and_appended(pools: tuple[InstancePools, Events, str]) -> None:
     made, _, name = pools
-    link = WireConnection(made.of(name))
+    link = WireConnection(made.pool_for(name))
     found, noted = replies(link, link.open(), b"*1\r\n$5\r\nNEVER\r\n")
     assert found is noted
     assert isinstance(found, redis.ResponseError)
@@ -155,7 +155,7 @@ def test_a_connect_is_tried_as_often_as_the_plan_says(refusing_url: str) -> None
     policy = Retry(retries=3, backoff=BackoffKind.CONSTANT, base_s=Seconds(0.001))
     target = quick_target(refusing_url, retry=policy)
     with closing(InstancePools(target, Pools(), events=events, cancellation=Cancellation())) as made:
-        link = WireConnection(made.of(SINGLE_NODE))
+        link = WireConnection(made.pool_for(SINGLE_NODE))
         for rounds in (1, 2):
             with pytest.raises(redis.ConnectionError):
                 link.open()
@@ -168,7 +168,7 @@ def test_a_silent_server_is_not_a_connection(silent_server: SocketServer) -> Non
     target = quick_target(silent_server.url, retry=Retry(retries=0))
     with closing(InstancePools(target, Pools(), events=events, cancellation=Cancellation())) as made:
         with pytest.raises(redis.TimeoutError):
-            WireConnection(made.of(SINGLE_NODE)).open()
+            WireConnection(made.pool_for(SINGLE_NODE)).open()
         assert events.kinds == {"attempt failed": 1}
 
 
@@ -177,21 +177,21 @@ def test_a_wire_connection_does_not_open_after_cancellation(valkey: Server) -> N
     with closing(
         InstancePools(Target(url=valkey.url), Pools(), events=Unobserved(), cancellation=cancellation)
     ) as made:
-        link = WireConnection(made.of(SINGLE_NODE))
+        link = WireConnection(made.pool_for(SINGLE_NODE))
         sock = link.open()
         cancellation.cancel()
         assert sock.recv(1) == b""
         with pytest.raises(CutShort):
-            WireConnection(made.of(SINGLE_NODE)).open()
+            WireConnection(made.pool_for(SINGLE_NODE)).open()
 
 
 def test_a_loss_after_cancellation_counts_as_closed(valkey: Server) -> None:
     cancellation, events = Cancellation(), Events()
     with closing(InstancePools(Target(url=valkey.url), Pools(), events=events, cancellation=cancellation)) as made:
-        link = WireConnection(made.of(SINGLE_NODE))
+        link = WireConnection(made.pool_for(SINGLE_NODE))
         link.open()
         cancellation.cancel()
-        link.drop(socket_failure(None))
+        link.drop(socket_error(None))
     assert events.kinds == {"opened": 1, "closed": 1}
 
 
@@ -204,7 +204,7 @@ def test_a_connection_that_is_cancelled_before_its_tls_handshake_is_closed(silen
     target = quick_target(silent_server.url.replace("redis", "rediss"))
     made = InstancePools(target, Pools(), events=Unobserved(), cancellation=Hasty())
     with closing(made), pytest.raises(CutShort):
-        WireConnection(made.of(SINGLE_NODE)).open()
+        WireConnection(made.pool_for(SINGLE_NODE)).open()
     # A socket that was not closed warns when it is collected.
     gc.collect()
 
@@ -235,7 +235,7 @@ def test_other_redirections_have_no_node(text: str) -> None:
 
 def test_no_other_error_is_a_redirection() -> None:
     assert redirect_kind(parsed(b"-ERR MOVED is no code here\r\n")) is None
-    assert redirect_kind(socket_failure(None)) is None
+    assert redirect_kind(socket_error(None)) is None
 
 
 def test_a_read_only_error_means_a_replica() -> None:

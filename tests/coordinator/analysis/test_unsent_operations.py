@@ -22,7 +22,7 @@ MS = 1_000_000
 
 
 def times(count: int, each_ns: int) -> Histogram:
-    return Histogram.of(np.full(count, each_ns, dtype=np.int64))
+    return Histogram.from_values(np.full(count, each_ns, dtype=np.int64))
 
 
 def second(number: int, **counts: object) -> IntervalMetrics:

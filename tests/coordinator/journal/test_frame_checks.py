@@ -32,7 +32,7 @@ PLAN = msgspec.structs.replace(
     pools=(Pools(name="main"), Pools(name="others")),
     workload=Workload(commands=(Command(command="GET", then=(Then(command="DEL"),)), Command(command="SET"))),
 )
-LIMITS = FrameLimits.of(PLAN, dealt(2))
+LIMITS = FrameLimits.from_plan(PLAN, dealt(2))
 TOO_MANY = Histogram(b"\0\0", (MOST_VALUES + 1).to_bytes(8, "little"), MOST_VALUES + 1)
 NOW_NS = 20 * NS_PER_S
 

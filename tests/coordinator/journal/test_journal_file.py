@@ -58,7 +58,7 @@ def histogram_of(count: int, claimed: int) -> Histogram:
     """A histogram with one bucket; claimed: the number of values that it says it has."""
     return Histogram(
         indices=(1).to_bytes(2, "little"), counts=count.to_bytes(8, "little"), count=claimed, minimum=1, maximum=1,
-        total=claimed,
+        value_sum=claimed,
     )  # fmt: skip
 
 

@@ -116,7 +116,7 @@ def test_errors_are_counted_by_name_and_not_as_done() -> None:
 
 
 def test_quantiles_have_the_unit_of_their_key() -> None:
-    found = quantiles(Histogram.of(np.arange(1, 1001, dtype=np.int64) * 1000), 1e3)
+    found = quantiles(Histogram.from_values(np.arange(1, 1001, dtype=np.int64) * 1000), 1e3)
     assert (found.count, found.min, found.max, found.mean) == (1000, 1.0, 1000.0, 500.5)
     for name, expected in {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99_9": 999, "p99_99": 1000}.items():
         assert getattr(found, name) == pytest.approx(expected, rel=1 / 1024)

@@ -11,7 +11,7 @@ from scripts.benchmark.rates import rate_result
 def second(number: int, operations: int, lag_ns: int = 1000) -> IntervalMetrics:
     pool = PoolMetrics(
         commands={"GET": CommandMetrics(ok=operations)},
-        send_lag=Histogram.of(np.full(operations, lag_ns, dtype=np.int64)),
+        send_lag=Histogram.from_values(np.full(operations, lag_ns, dtype=np.int64)),
     )
     return IntervalMetrics(first=number, last=number, pools={"main": pool})
 

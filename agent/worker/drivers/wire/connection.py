@@ -19,7 +19,7 @@ from agent.worker.drivers.wire.requests import Batch, RequestQueue
 from agent.worker.metrics.rows import NONE
 from agent.worker.pacing.pacer import Turn
 from common.clock import monotonic_ns
-from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_failure
+from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_error
 
 _BUFFER = bytearray(1 << 17)
 """The buffer for all reads of a process. One is enough, because one loop reads, and parses each read at once."""
@@ -250,7 +250,7 @@ class BatchConnection:
         except WOULD_BLOCK:
             pass
         except OSError as error:
-            self._owner.lost(self, socket_failure(error))
+            self._owner.lost(self, socket_error(error))
             return
         self._unsent = unsent
         if self._is_writing is not bool(self._unsent):
@@ -338,12 +338,12 @@ class BatchConnection:
         """A read ended. replies: what it completed, or PENDING."""
         owner, batch = self._owner, self.batch
         if not size:
-            owner.lost(self, socket_failure(None))
+            owner.lost(self, socket_error(None))
         elif replies is PENDING:
             if batch is not None:
                 self.notes.append((ended_ns, self.earlier_bytes + size))
         elif batch is None:
-            owner.lost(self, socket_failure(ConnectionError("a reply came without a request")))
+            owner.lost(self, socket_error(ConnectionError("a reply came without a request")))
         elif self.notes or not owner.ignores_replies:
             self._settle(batch, replies, size, ended_ns)
         else:
@@ -367,7 +367,7 @@ class BatchConnection:
         """Reading failed: nothing to read at the moment, or the connection is lost. Ignores a connection that was
         closed earlier in the same turn of the loop, because the poller may still report it."""
         if self.is_open and not isinstance(error, WOULD_BLOCK):
-            self._owner.lost(self, socket_failure(error))
+            self._owner.lost(self, socket_error(error))
 
     def _gets_each(self) -> Any:
         """The replies, read one by one. Passes the push messages between them to redis-py."""

@@ -53,7 +53,7 @@ class WireInstance:
 
     def open_all(self, executor: Executor, /) -> list[Future[Release]]:
         """See `Prewarmable`. Opens connections to all known nodes."""
-        each = [self.pools.of(node) for node in self.nodes]
+        each = [self.pools.pool_for(node) for node in self.nodes]
         return [executor.submit(open_one, pool) for pool in each for _ in range(self.max_connections)]
 
 
@@ -164,7 +164,7 @@ class WirePoolRunner:
     def _give_connections(self, node: TargetNode) -> None:
         assert self._worker is not None
         for instance in self._instances:
-            pool = instance.pools.of(node.name)
+            pool = instance.pools.pool_for(node.name)
             for _ in range(instance.max_connections):
                 connection = BatchConnection(self._worker, node, WireConnection(pool), has_pushes=self._has_pushes)
                 self._links[connection] = (instance.events, next_number())

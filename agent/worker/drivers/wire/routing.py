@@ -35,7 +35,7 @@ from agent.worker.pacing.pacer import NO_DUE_TIME, Turn
 from common.clock import MonotonicNs
 from common.metrics.histogram import Ints
 from common.redis_client import ConnectionEvents
-from common.redis_client.wire_connections import SINGLE_NODE, redirect_kind, redirect_target, slot_not_covered
+from common.redis_client.wire_connections import SINGLE_NODE, redirect_kind, redirect_target, slot_not_covered_error
 
 AHEAD = 8192
 """How many requests may be queued for one node before the other nodes wait for it."""
@@ -76,7 +76,7 @@ class RequestRouter:
         self._slots: Sequence[str] | None = None
         self.steady_turn = Turn((NO_DUE_TIME,) * batch)
         self.nodes: list[TargetNode] = []
-        self.uncovered = TargetNode("", NO_NODE, error=slot_not_covered())
+        self.uncovered = TargetNode("", NO_NODE, error=slot_not_covered_error())
         self.failing: list[TargetNode] = []
         """Nodes with an `error` that get requests."""
         # `uncovered` is last, so that NO_NODE (-1) is its index.

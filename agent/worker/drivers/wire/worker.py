@@ -34,7 +34,7 @@ from agent.worker.metrics.rows import BYTES_OUT, KIND, NONE, PACKED
 from agent.worker.pacing.pacer import NEVER_NS, Turn
 from common.cancellation import CutShort
 from common.clock import MonotonicNs, monotonic_ns
-from common.redis_client.wire_connections import is_read_only, reply_timeout, socket_failure
+from common.redis_client.wire_connections import is_read_only, reply_timeout_error, socket_error
 
 _AT_ONCE = 64
 """Most turns that are assigned, or fail, before the loop handles its connections again."""
@@ -303,7 +303,7 @@ class WireWorker:
                 self._fail_redirected(node, CutShort("the run is over"))
             for connection in tuple(node.connections):
                 if connection.batch is not None and now_ns - connection.last_reply_ns > self._services.timeout_ns:
-                    self.lost(connection, error := reply_timeout())
+                    self.lost(connection, error := reply_timeout_error())
                     if not node.is_up:
                         self._node_failed(node, error)
                         if self._router.is_cluster:
@@ -485,7 +485,7 @@ class WireWorker:
         connection.clear()
         if self._services.is_sentinel and any(is_read_only(error) for error in errors):
             # As redis-py does: reconnect, which asks the Sentinels, because this server is no longer the primary.
-            self.lost(connection, socket_failure(ConnectionError("the server has become a replica")))
+            self.lost(connection, socket_error(ConnectionError("the server has become a replica")))
 
     def _skip_numbers(self, block: RequestBlock, count: int) -> None:
         """Mark `count` requests of a block as recorded separately. Any numbers of the block will do."""

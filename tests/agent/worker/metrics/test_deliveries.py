@@ -71,7 +71,7 @@ def test_each_message_counts_in_one_second_and_stage_whenever_it_is_collected(
 
 def test_the_latency_of_a_message_is_the_time_from_its_sending_to_its_arrival() -> None:
     metrics = arrived((0, HeaderWriter("run", "here", 1).write(BLANK, 40)))
-    assert metrics == DeliveryMetrics(delivered=1, latency=Histogram.of(np.array([60])))
+    assert metrics == DeliveryMetrics(delivered=1, latency=Histogram.from_values(np.array([60])))
 
 
 def test_a_message_of_another_host_is_delivered_but_not_timed() -> None:

@@ -118,7 +118,7 @@ def test_the_busiest_loop_is_reported_and_the_turns_of_all_loops_are_lag() -> No
     for at_ns, busy_ns, loop in ((10, 3, 0), (20, 4, 0), (30, 5, 1), (NS_PER_S, 9, 1), (NS_PER_S + 1, 2, 0)):
         process.turn(at_ns, busy_ns, loop)
     first, second = process.through(1)
-    assert (first.busiest_loop_ns, first.loop_lag.count, first.loop_lag.total) == (7, 3, 12)
+    assert (first.busiest_loop_ns, first.loop_lag.count, first.loop_lag.value_sum) == (7, 3, 12)
     assert (second.busiest_loop_ns, second.loop_lag.maximum) == (9, 9)
 
 
@@ -127,7 +127,7 @@ def test_a_loop_turn_counts_from_the_start_instant(ended_ns: int, busy_ns: int, 
     process = Watched()
     process.turn(ended_ns, busy_ns)
     [found] = process.through(0)
-    assert (found.loop_lag.count, found.loop_lag.total) == (len(told), sum(told))
+    assert (found.loop_lag.count, found.loop_lag.value_sum) == (len(told), sum(told))
 
 
 def test_loop_turns_count_in_the_stage_in_which_they_ended() -> None:

@@ -134,10 +134,10 @@ def test_rows_add_up_by_command_and_outcome() -> None:
         183,
         20,
     )
-    assert (writes.service.count, writes.service.total, writes.failed.total) == (2, 400, 500)
+    assert (writes.service.count, writes.service.value_sum, writes.failed.value_sum) == (2, 400, 500)
     assert (reads.ok, reads.errors, reads.failures, reads.operations) == (1, {}, {"ConnectionError": 2}, 3)
     assert (reads.failed.count, reads.bytes_out) == (2, 93)
-    assert (metrics.checkout_wait.count, metrics.checkout_wait.total) == (7, 106)
+    assert (metrics.checkout_wait.count, metrics.checkout_wait.value_sum) == (7, 106)
 
 
 def test_a_row_of_several_operations_counts_each_of_them() -> None:
@@ -147,9 +147,9 @@ def test_a_row_of_several_operations_counts_each_of_them() -> None:
     metrics = bin_rows(rows, NAMES, Outcomes().names)
     found = metrics.commands["SET"]
     assert (found.ok, found.bytes_out, found.bytes_in) == (4, 121, 20)
-    assert (found.service.count, found.service.total) == (4, 22)
-    assert (found.response.count, found.response.total) == (3, 3 * 3_000_005)
-    assert (metrics.send_lag.count, metrics.late_sends, metrics.checkout_wait.total) == (3, 3, 6)
+    assert (found.service.count, found.service.value_sum) == (4, 22)
+    assert (found.response.count, found.response.value_sum) == (3, 3 * 3_000_005)
+    assert (metrics.send_lag.count, metrics.late_sends, metrics.checkout_wait.value_sum) == (3, 3, 6)
 
 
 def test_in_a_closed_leg_the_wait_for_its_begin_is_not_lag() -> None:

@@ -212,7 +212,7 @@ def test_a_redirection_works_with_every_kind_of_announced_address(cluster: Group
     asyncio.run(play())
     pools = InstancePools(announcing, Pools(), events=Unobserved(), cancellation=Cancellation())
     try:
-        [error] = ask_link(WireConnection(pools.of(f"127.0.0.1:{other.port}")), ["GET", key])
+        [error] = ask_link(WireConnection(pools.pool_for(f"127.0.0.1:{other.port}")), ["GET", key])
         assert isinstance(error, MovedError)
         assert (error.host, error.port) == ("127.0.0.1", owner.port)
     finally:

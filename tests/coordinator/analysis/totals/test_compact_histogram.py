@@ -11,7 +11,7 @@ values = st.lists(st.integers(0, 2 * MAX_VALUE), min_size=1)
 
 
 def of(numbers: list[int]) -> Histogram:
-    return Histogram.of(np.array(numbers, np.int64))
+    return Histogram.from_values(np.array(numbers, np.int64))
 
 
 @given(values, st.integers(0, 5))
@@ -19,11 +19,11 @@ def test_a_compact_histogram_expands_to_the_original(numbers: list[int], doublin
     histogram = of(numbers)
     for _ in range(8 * doublings):  # up to counts beyond 32 bits
         histogram = Histogram.merge([histogram, histogram])
-    assert CompactHistogram.of(histogram).expand() == histogram
+    assert CompactHistogram.from_histogram(histogram).expand() == histogram
 
 
 def test_the_latencies_of_a_busy_second_take_a_fifth_of_the_memory() -> None:
     latencies_ns = np.random.default_rng(1).lognormal(np.log(300_000), 0.6, 100_000).astype(np.int64)
-    histogram = Histogram.of(latencies_ns)
-    compact = CompactHistogram.of(histogram)
+    histogram = Histogram.from_values(latencies_ns)
+    compact = CompactHistogram.from_histogram(histogram)
     assert 5 * (len(compact.indices) + len(compact.counts)) < len(histogram.indices) + len(histogram.counts)
