@@ -1,7 +1,7 @@
 """Parses and formats quantities: "30s" <-> 30.0, "10k/s" <-> 10000.0, "1MiB" <-> 1048576; and formats text for
 messages.
 
-Each quantity is a type of its own: the type of a plan's field shows its unit, and plan files and the command line parse
+Each quantity has its own type. So the type of a plan's field shows its unit, and plan files and the command line parse
 it in the same way. Parsing raises ValueError with what was found and what would be right; `form` describes the accepted
 texts.
 """

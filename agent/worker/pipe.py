@@ -46,7 +46,7 @@ class Pipe:
 
     @property
     def is_clear(self) -> bool:
-        """Whether no message waits: all are with the agent, or in the system's buffer."""
+        """Whether no message waits in the queue."""
         return not self._waiting
 
     def send(self, message: WorkerMessage) -> None:

@@ -64,7 +64,7 @@ class TimeoutArgument(msgspec.Struct, frozen=True):
 
 
 def _index_after(word: str, template: Template) -> int | None:
-    """The index after the first argument that is this word, in any case."""
+    """The index after the first argument that equals this word, ignoring case."""
     for index, argument in enumerate(template.arguments):
         if isinstance(argument, bytes) and argument.upper() == word.encode():
             return index + 1

@@ -68,7 +68,7 @@ def is_cluster(target: Target) -> bool:
 
 
 def keys_of(workload: Workload, entry: Command | Preload) -> Keys:
-    """The keys of one entry: the workload's keys, with the settings that the entry itself has."""
+    """The keys of one entry: the workload's keys, overridden by the entry's own settings."""
     own = {
         "prefix": entry.key_prefix,
         "minimum": entry.key_minimum,

@@ -60,8 +60,8 @@ def version_option(program: str) -> Callable[[Callable[..., Any]], Callable[...,
 
 
 def run_commands(group: click.Group, program: str, arguments: Sequence[str] | None) -> int:
-    """Run the command that the arguments name. Returns its exit code. Every error is one line on stderr. arguments:
-    None: of this process."""
+    """Run the command that the arguments name. Returns its exit code. Every error is one line on stderr. arguments: by
+    default, the arguments of this process."""
     try:
         code = group.main(args=arguments, prog_name=program, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -33,7 +33,7 @@ from common.units import printable
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _LARGEST_SIZE = 9_999
-"""The most plausible columns or lines of a terminal. Tables are padded to the width that COLUMNS claims."""
+"""The largest plausible number of columns or lines of a terminal. Tables are padded to the width in COLUMNS."""
 _OUR_PACKAGES = ("agent", "common", "coordinator")
 
 

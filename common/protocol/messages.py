@@ -246,7 +246,7 @@ class Prepared(Message, frozen=True, kw_only=True):
 
 
 class Failed(Message, frozen=True, kw_only=True):
-    """The agent cannot prepare or go on; one line for people to read."""
+    """The agent cannot prepare or continue. reason: one line for people to read."""
 
     kind: FailureKind
     reason: str
@@ -340,8 +340,8 @@ class Final(Message, frozen=True, kw_only=True):
 
     next_seq: number of frames. issued: operations begun, as counted where they are issued. counted: operations in the
     frames. start_skew_ns: delay of the first operation after its intended time, in a closed loop after the start
-    instant. ran_ns: from the start instant to the end of the load: as planned, as cut short, or when the last requested
-    operation ended. drained: whether every worker thread ended by itself.
+    instant. ran_ns: from the start instant to the end of the load, which is the planned end, an earlier stop, or the
+    end of the last requested operation. drained: whether every worker thread ended by itself.
     """
 
     next_seq: Tally
@@ -399,7 +399,7 @@ class WorkerStop(Message, frozen=True, kw_only=True):
 
 
 class WorkerRenew(Message, frozen=True, kw_only=True):
-    """Agent to worker process: the load may go on until `until_ns` of this host's `boottime_ns`."""
+    """Agent to worker process: the load may continue until `until_ns` of this host's `boottime_ns`."""
 
     until_ns: Stamp
 

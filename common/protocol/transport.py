@@ -32,7 +32,7 @@ HANDSHAKE_S = 5.0
 """A peer that has not completed the handshake after this time is cut."""
 _MAX_WIRE_BYTES = MAX_MESSAGE_BYTES + 1024  # CURVE adds some bytes to each message
 _LINGER_MS = 1000  # enough for last messages to leave
-_HEARTBEAT_MS = 1000  # of ZMTP pings: ZeroMQ reconnects if they detect a dead connection
+_HEARTBEAT_MS = 1000  # between ZMTP pings, by which ZeroMQ detects a dead connection and reconnects
 _HEARTBEAT_TIMEOUT_MS = 5000
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 1000
@@ -195,8 +195,8 @@ def use_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:
 class Dialer:
     """A connecting DEALER: one connection of an agent, which reconnects by itself while it is open.
 
-    ZeroMQ stops reconnecting after a peer that does not speak ZMTP, uses another mechanism or refuses our key. Another
-    coordinator may start while an agent waits, so `link_events` reconnects in these cases.
+    ZeroMQ stops reconnecting if the peer does not speak ZMTP, uses another security mechanism or refuses our key.
+    Another coordinator may start while an agent waits, so `link_events` reconnects in these cases.
     """
 
     def __init__(self, context: Context, endpoint: str, curve: CurveClient | None) -> None:

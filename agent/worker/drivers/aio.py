@@ -181,7 +181,7 @@ class _OpensOnLoop:
 
 class _PreciseSelector(selectors.DefaultSelector):
     """Waits precisely, and records how long the loop is busy between two waits. epoll alone rounds up to whole
-    milliseconds, 0.5 ms on average."""
+    milliseconds, so it would be 0.5 ms late on average."""
 
     def __init__(self, turns: LoopRecord) -> None:
         super().__init__()

@@ -88,7 +88,7 @@ class ThreadPoolRunner:
 
 
 def run_client_worker(context: ThreadContext) -> None:
-    """Work from the begin of the span until its end, or until the quota is used up."""
+    """Issue operations from the beginning of the span until its end, or until the quota is used up."""
     context.span.wait_until(context.span.begin_ns)
     if context.batch == 1 and not context.transaction:
         _run_singles(context)

@@ -173,8 +173,8 @@ class Collector:
     def collect_rest(self, at_least: int, ended_ns: int | None = None) -> tuple[int, tuple[IntervalMetrics, ...]]:
         """(last second, all remaining intervals). Call it once, at the very end.
 
-        at_least: a second that the last second must not precede: the one in which the last operations began. ended_ns:
-        when the load ended; None: now.
+        at_least: the second in which the last operations began; the last second is not before it. ended_ns: when the
+        load ended; None: now.
         """
         self._usage.look(closely=True)
         self._gather()

@@ -4,8 +4,8 @@ An open leg has a schedule. Operations that are behind schedule are sent late, e
 closed leg, a thread sends as soon as it can, from the beginning of the leg to its end; the intended time of the first
 turn is the beginning of the leg. An operation of a closed leg belongs to the leg in which its turn was yielded, even if
 it begins after the end of the leg because it waited for a client instance. So an open leg has exactly the operations
-that were due in it, and a number of requests is exact too. The end of a leg does not shorten a batch; only the end of
-the run or of the quota does.
+that were due in it, and the plan's number of requests is issued exactly. The end of a leg does not shorten a batch;
+only the end of the run or of the quota does.
 """
 
 from __future__ import annotations

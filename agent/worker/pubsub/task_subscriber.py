@@ -148,7 +148,7 @@ class AsyncSubscriber:
         self._subscriptions.refused(channel, error)
 
     async def failed(self, connection: AsyncSubscribedConnection, error: Exception) -> None:
-        """Reading met an error."""
+        """Reading failed with an error."""
         self._subscriptions.failed(connection, error, await self._connections.redirected(error))
 
     def resubscribed(self, commands: int) -> None:

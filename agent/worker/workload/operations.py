@@ -170,7 +170,8 @@ class _OperationStream:
         return command.verifier(arguments)(reply) if command.verifier else None
 
     def _block(self, count: int, tag: int | None = None) -> tuple[Ints, list[_Built]]:
-        """`count` operations: (the index of each one's command, shape (count,); what was built for each command).
+        """`count` operations: (each operation's index of its command, shape (count,); each command's arguments, sizes
+        and keys).
 
         tag: the hash tag of the batch, if one of its operations has already been issued.
         """

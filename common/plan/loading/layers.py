@@ -1,6 +1,6 @@
 """Merges the settings of several sources into one raw plan, and records the source of each value.
 
-A layer maps key paths to values. A list of commands is one value. Each pool group has paths of its own, so a flag can
+A layer maps key paths to values. A list of commands is one value. Each pool group has its own paths, so a flag can
 change one key of all groups. A value in a later layer replaces the value in an earlier layer. It also replaces its
 alternatives: `requests` on the command line replaces `duration` in the file.
 """

@@ -95,11 +95,11 @@ def _sections_fit_target(plan: Plan) -> Iterator[Finding]:
     ]
     for name, section, fits, scheme in sections:
         for key in () if fits else _changed_keys(section):
-            yield ("target", name, key), f"expected it with a target of {scheme}:// only, got {_target_text(plan)}"
+            yield ("target", name, key), f"expected only with a target of {scheme}://, got {_target_text(plan)}"
     for announced, reached in target.address_remap.items():
         path = ("target", "address_remap", announced)
         if kind not in (TargetKind.SENTINEL.value, TargetKind.CLUSTER.value):
-            wanted = "expected it with a target of redis+cluster:// or redis+sentinel:// only, which announce addresses"
+            wanted = "expected only with a target of redis+cluster:// or redis+sentinel://, which announce addresses"
             yield path, f"{wanted}, got {_target_text(plan)}"
         try:
             AddressMap({announced: reached})
@@ -156,7 +156,7 @@ def _keepalive_is_whole_seconds(plan: Plan) -> Iterator[Finding]:
     for key, seconds in (("idle", keepalive.idle_s), ("interval", keepalive.interval_s)):
         if seconds < 1 or not float(seconds).is_integer():
             path = ("target", "keepalive", key)
-            yield path, f"expected whole seconds, 1s or more, as socket options are, got {seconds}"
+            yield path, f"expected whole seconds, 1s or more, because socket options have no fractions, got {seconds}"
 
 
 def _pool_names_are_distinct(plan: Plan) -> Iterator[Finding]:

@@ -51,7 +51,7 @@ def pubsub_is_in_the_mix(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
     for path, text in others:
         template = find_command(text)
         if template.name in SUBSCRIBING or Placeholder.MESSAGE in template.arguments:
-            yield path, f"expected {template.name} only as a command of the mix, with a weight of its own, got it here"
+            yield path, f"expected {template.name} only as a command of the mix with its own weight, got it here"
 
 
 def subscribers_have_room(plan: Plan) -> Iterator[tuple[KeyPath, str]]:

@@ -42,7 +42,7 @@ def _setup_problems(plan: Plan, template: Template) -> Iterator[str]:
     for piece in map(original, template.pieces()):
         if not isinstance(piece, bytes | ScriptDigest) and piece is not Placeholder.KEY:
             shown = piece.value if isinstance(piece, Placeholder) else f"__rand({piece.low},{piece.high})__"
-            yield f"expected no placeholders but __key__ and __sha(NAME)__ in setup, got {shown}; preload has them all"
+            yield f"expected only the placeholders __key__ and __sha(NAME)__ in setup, got {shown}; use a preload"
     count = len(workload.keys.numbers)
     if template.count(Placeholder.KEY) and count > MOST_SETUP_KEYS:
         yield (

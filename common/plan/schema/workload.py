@@ -84,7 +84,7 @@ class Then(Section, frozen=True, kw_only=True):
 
 
 class Command(Section, frozen=True, kw_only=True):
-    """One entry of the mix. Its keys are the workload's, except for the settings that it has itself."""
+    """One entry of the mix. It uses the workload's keys, overridden by its own settings."""
 
     heading: ClassVar[str] = WORKLOAD
 
@@ -241,8 +241,8 @@ class Script(Section, frozen=True, kw_only=True):
 
 
 class Preload(Section, frozen=True, kw_only=True):
-    """A command that is issued once for each key of the range before the run. Its keys are the workload's, except for
-    the settings that it has itself."""
+    """A command that is issued once for each key of the range before the run. It uses the workload's keys, overridden
+    by its own settings."""
 
     command: Annotated[str, described("a command of the table that writes, or a template")] = "SET"
     key_prefix: Annotated[str | None, described("its own `keys.prefix`")] = None

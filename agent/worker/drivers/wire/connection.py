@@ -135,8 +135,8 @@ class TargetNode:
         return self.requests.backlog - self.waiting_operations
 
     def backlog_over(self, other: TargetNode) -> int:
-        """How many requests this node has left beyond its share: the share that follows from the other node's progress,
-        in proportion to the drawn requests."""
+        """How many more requests this node has left than if it had progressed as far as the other node. Progress is
+        relative to the requests drawn for each node."""
         expected = self.drawn * other.requests.backlog // other.drawn if other.drawn else 0
         return self.requests.backlog - expected
 

@@ -92,7 +92,7 @@ class RequestRouter:
         return self._numbers is not None
 
     def begin(self, slots: Sequence[str] | None) -> None:
-        """Add the first nodes. slots: as for `update_slots`; None if the target is no cluster."""
+        """Add the first nodes. slots: as for `update_slots`; None if the target is not a cluster."""
         if slots is None:
             self.node(SINGLE_NODE)
         else:

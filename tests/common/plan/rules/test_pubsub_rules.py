@@ -108,7 +108,7 @@ GET = (Command(command="GET"),)
             "commands[0].then[0].command: expected PUBLISH only as a command of the mix",
         ),
         (Workload(commands=GET, setup=("SUBSCRIBE a",)), "setup[0]: expected SUBSCRIBE only as a command of the mix"),
-        (Workload(commands=GET, setup=("PUBLISH a __message__",)), "setup[0]: expected no placeholders but"),
+        (Workload(commands=GET, setup=("PUBLISH a __message__",)), "setup[0]: expected only the placeholders"),
         (Workload(commands=GET, preload=(Preload(command=SUBSCRIBE),)), "preload[0].command: expected a command that"),
         (Workload(commands=GET, preload=(Preload(command=PUBLISH),)), "preload[0].command: expected a command that"),
     ],

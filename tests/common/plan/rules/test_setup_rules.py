@@ -31,8 +31,11 @@ def problem(**workload: Any) -> str | None:
         ("NOSUCH", "expected a name of the command table, or a template"),
         ("SET 'k", "expected a command such as"),
         ("SELECT 3", "expected a command that leaves its connection unchanged, got SELECT"),
-        ("SET __key__ __data__", "expected no placeholders but __key__ and __sha(NAME)__ in setup, got __data__"),
-        ("SET k:__rand(1,5)__ x", "expected no placeholders but __key__ and __sha(NAME)__ in setup, got __rand(1,5)__"),
+        ("SET __key__ __data__", "expected only the placeholders __key__ and __sha(NAME)__ in setup, got __data__"),
+        (
+            "SET k:__rand(1,5)__ x",
+            "expected only the placeholders __key__ and __sha(NAME)__ in setup, got __rand(1,5)__",
+        ),
         ("EVALSHA __sha(two)__ 0", 'expected __sha(NAME)__ of a script of the plan (one), got "two"'),
     ],
 )

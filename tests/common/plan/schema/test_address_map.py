@@ -85,7 +85,7 @@ def test_the_yaml_of_a_plan_without_rules_has_no_such_key(write: WriteFile) -> N
     [
         (
             "{url: 'redis://h', address_remap: {a: b}}",
-            "address_remap.a: expected it with a target of redis+cluster:// or",
+            "address_remap.a: expected only with a target of redis+cluster:// or",
         ),
         ("{url: 'redis+cluster://h', address_remap: [a]}", "address_remap: expected a mapping of text to text, got"),
         ("{url: 'redis+cluster://h', address_remap: null}", "address_remap: expected a mapping of text to text, got"),
