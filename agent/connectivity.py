@@ -22,8 +22,8 @@ NEXT_AFTER_NS = NS_PER_S // 4
 FIRST_AFTER_NS = NS_PER_S // 2
 """How long a connection may take before its address is examined."""
 HANDSHAKE_NS = 3 * NS_PER_S // 2
-"""How much longer the handshake may take before an examination. Not less: the coordinator counts each examination as a
-broken connection."""
+"""How much longer the handshake may take before an examination. This is long, because the coordinator counts each
+examination as a broken connection."""
 EVERY_NS = NS_PER_S
 SLOW_NS = 2 * NS_PER_S
 """How long a name may take to resolve before a line reports the delay: a resolver may wait 30 s for its servers."""

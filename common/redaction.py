@@ -18,10 +18,11 @@ from common.units import printable
 REDACTED = "***"
 
 SECRET_KEYS = frozenset({"password", "password_env", "password_file"})
-"""Keys of a plan whose values are not shown unless they are text: users confuse a name with the password itself."""
+"""Keys of a plan whose wrong values are not quoted. The names of variables and files are included, because users
+confuse them with the password itself."""
 
 _USERINFO_FORM = "[username[:password]@]"
-"""How messages describe the user part of a URL: no secret."""
+"""The form of the user part of a URL in error messages. It is not a secret."""
 _PLACEHOLDER = "\0"
 
 _URL_START = re.compile(
@@ -67,7 +68,7 @@ def hide_values(text: str, values: Iterable[str]) -> str:
 
 
 def _without_beginning(text: str, forms: Iterable[str]) -> str:
-    """A text that was cut off, without the beginning of a value at its end."""
+    """The text before "...". If it ends with the beginning of a value, `***` replaces that beginning."""
     ends = (text[at:] for at in range(len(text) - _SHORT + 1))
     begun = next((end for end in ends if any(form.startswith(end) for form in forms)), None)
     return text if begun is None else text.removesuffix(begun) + REDACTED

@@ -7,8 +7,8 @@ r"""Split a line into the arguments of a command, and join them again, by the ru
 A closing quote ends the argument. Two forms that redis-cli would change silently are refused: a quote within an
 unquoted argument, such as {"a":1}, and any other escape in double quotes.
 
-A word is text. A byte is one code point, 0xDC00 plus the byte, as with `surrogateescape`, if it is written as an escape
-or comes from the command line and is not UTF-8. Such a byte is never part of a placeholder.
+A word is text. Bytes that are written as escapes, or that come from the command line and are not UTF-8, are in it as
+one code point each: 0xDC00 plus the byte, as with `surrogateescape`. Such a byte is never part of a placeholder.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ no attempt had ended when the run was over."""
 
 
 class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
-    """What happened to the TCP connections of one pool over some interval.
+    """Events of the TCP connections of one pool over some interval.
 
     opened: connects that succeeded, handshake included. failed_attempts: connects that failed; failed_by_cause: the
     same by cause ("maxclients", "refused", ...), empty if an agent's release does not report it. never_opened: wanted
@@ -125,7 +125,7 @@ class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
 
 
 class DeliveryMetrics(Metrics, frozen=True, kw_only=True):
-    """What became of pub/sub messages over some interval.
+    """Deliveries of pub/sub messages over some interval.
 
     expected: deliveries that the replies to PUBLISH promise, by the time of sending. delivered: messages of this run
     that its subscribers received, by the time of arrival. foreign: messages of other senders. repeated: messages that a
@@ -183,7 +183,7 @@ class GeneratorDelays(Metrics, frozen=True, kw_only=True):
 
 
 class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
-    """What the load itself cost over some interval, in worker processes.
+    """The cost of generating the load over some interval, in worker processes.
 
     cpu_ns: CPU time of all processes, for the load and for anything else. watched_ns: how long the processes were
     watched while the load was on. busiest_cpu_ns: CPU time in `watched_ns` of the process that used most; divided by
@@ -380,7 +380,7 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
 
 
 def merge_generators(parts: Iterable[GeneratorMetrics], how: Merge) -> GeneratorMetrics:
-    """The cost of all parts together. Among peers, the busiest process of each second counts."""
+    """The cost of all parts together. With PARALLEL, the busiest process of each second counts."""
     parts = list(parts)
     along: Callable[[list[int]], int] = max if how is Merge.PARALLEL else sum
     return GeneratorMetrics(

@@ -41,8 +41,8 @@ class Leg:
     """One leg, from `begin_ns` up to but not including `end_ns` after the start; end_ns None: it ends when its
     operations are done.
 
-    from_per_s, to_per_s: the rate at the begin and at the end, both None in a closed loop. due_before: the integral of
-    the rate over all earlier legs. measured: whether the report's figures include the leg.
+    from_per_s, to_per_s: the rate at the beginning and at the end, both None in a closed loop. due_before: the integral
+    of the rate over all earlier legs. measured: whether the report's figures include the leg.
     """
 
     name: str
@@ -125,12 +125,12 @@ class Timeline:
 
     @cached_property
     def begins_ns(self) -> tuple[int, ...]:
-        """The begin of each leg."""
+        """The beginning of each leg."""
         return tuple(leg.begin_ns for leg in self.legs)
 
     def at(self, offset_ns: int) -> int:
-        """The index of the leg at a time after the start. Times before the first leg or after the last belong to these
-        legs."""
+        """The index of the leg at a time after the start: of the first leg for earlier times, of the last leg for later
+        times."""
         return max(0, bisect_right(self.begins_ns, offset_ns) - 1)
 
     def in_second(self, second: int) -> range:

@@ -73,7 +73,7 @@ class StderrWriter(io.BufferedIOBase):
         """Queue all data, or drop all of it. Returns its size in either case."""
         text = bytes(memoryview(data))  # type: ignore[arg-type]  # typeshed has no name for a buffer in 3.11
         with self._wanted:
-            # The report of missing lines stands where they would have been: until it is written, nothing follows.
+            # The report of missing lines takes their place, so no later text is queued before the report is written.
             has_room = not self._waiting_bytes or self._waiting_bytes + len(text) <= self._most_bytes
             must_wait = self._missing and self._waiting_bytes
             if self._ended or must_wait or not has_room or not self._has_thread():

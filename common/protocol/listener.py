@@ -236,7 +236,7 @@ class _Reader:
         return self._peers.refused()
 
     def take(self, most: int) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """At most `most` messages, and whether there are more."""
+        """(at most `most` messages, whether there are more)."""
         if self._error is not None:
             raise self._error
         with self._lock:

@@ -105,7 +105,8 @@ _QUOTED = re.compile(r"""(["'])(?!.\1(?!\w)).*\1""", re.DOTALL)
 
 
 def _unquoted(problem: str) -> str:
-    """PyYAML's message without its quotes, which may show a piece of a password; a single quoted character stays."""
+    """PyYAML's message with `***` for quoted text, which may be a piece of a password. A single quoted character
+    stays."""
     hidden = _QUOTED.sub(REDACTED, problem)
     return f"{hidden}; put text that begins with * & ! or % in quotes" if hidden != problem else hidden
 

@@ -37,7 +37,7 @@ _BACKOFFS: dict[schema.BackoffKind, Callable[[float, float], AbstractBackoff]] =
 
 _ERRORS: dict[schema.RetryError, tuple[type[Exception], ...]] = {
     schema.RetryError.CONNECTION: (redis.ConnectionError,),
-    # The second is what a socket raises while it connects.
+    # A socket raises the second error while it connects.
     schema.RetryError.TIMEOUT: (redis.TimeoutError, socket.timeout),
     schema.RetryError.BUSY_LOADING: (redis.BusyLoadingError,),
     schema.RetryError.READ_ONLY: (redis.ReadOnlyError,),
