@@ -15,8 +15,8 @@ from dataclasses import replace
 from agent.connectivity import Connectivity, Obstacle, Reached, Resolved
 from agent.core.actions import (
     Action,
+    AgentEvent,
     ConnectMetrics,
-    Event,
     Examined,
     Exit,
     Identity,
@@ -51,7 +51,7 @@ from common.units import counted
 
 TICK_S = 0.05
 
-_CONTROL_EVENTS: dict[LinkEvent, Event] = {
+_CONTROL_EVENTS: dict[LinkEvent, AgentEvent] = {
     LinkEvent.UP: LinkUp(),
     LinkEvent.DOWN: LinkDown(),
     LinkEvent.REFUSED: LinkRefused(),
@@ -112,7 +112,7 @@ class Agent:
             poller.watch(fileno)
         poller.wait(TICK_S)
 
-    def _events(self) -> Iterator[Event]:
+    def _events(self) -> Iterator[AgentEvent]:
         for _ in range(self._signals.take()):
             yield Terminated()
         for link_event in self._control.link_events():
@@ -124,7 +124,7 @@ class Agent:
         yield from self._processes.events()
         yield from self._examined()
 
-    def _examined(self) -> Iterator[Event]:
+    def _examined(self) -> Iterator[AgentEvent]:
         missing = self._control.missing
         match self._connectivity.look(is_up=not missing, is_connected=missing != NO_CONNECTION, now_ns=monotonic_ns()):
             case Resolved(address):
@@ -140,7 +140,7 @@ class Agent:
         for link in filter(None, (self._control, self._metrics)):
             link.dial(address)
 
-    def _metrics_link_events(self, metrics: Dialer) -> Iterator[Event]:
+    def _metrics_link_events(self, metrics: Dialer) -> Iterator[AgentEvent]:
         for link_event in metrics.link_events():
             if link_event is LinkEvent.UP:
                 yield MetricsLinkUp()
@@ -156,7 +156,7 @@ class Agent:
             except ProtocolError as error:
                 self._say_limited(f"ignored an invalid message of the coordinator: {error}")
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: AgentEvent) -> None:
         for action in self._session.handle(event, monotonic_ns()):
             if self._exit is not None:
                 return

@@ -179,7 +179,7 @@ def check(plan_file: Path | None, **flags: Any) -> int:
     with interruptible_imports():
         from common.machine import open_files_limit, raise_open_files_limit, usable_cores
         from common.plan.rules.checks import Purpose
-        from coordinator.core.shares import assign
+        from coordinator.core.dealt_plan import assign
         from coordinator.plan_view import expected_agents
         from coordinator.servers.check import check as check_target
         from coordinator.servers.check import check_files

@@ -40,7 +40,6 @@ from coordinator.core.actions import (
     Counted,
     DeleteKeys,
     End,
-    Event,
     FromAgent,
     Interrupted,
     Introduce,
@@ -48,6 +47,7 @@ from coordinator.core.actions import (
     Note,
     Progress,
     ReadServer,
+    RunEvent,
     Send,
     StopDeleting,
     Tick,
@@ -231,7 +231,7 @@ class Coordinator:
                 elif member.incarnation in waiting:
                     self._send(member.routing_id, member.incarnation, order)
 
-    def _events(self) -> Iterator[Event]:
+    def _events(self) -> Iterator[RunEvent]:
         for _ in range(self._signals.take()):
             self._interrupts += 1
             yield Interrupted()
@@ -283,7 +283,7 @@ class Coordinator:
         if self._malformed == 1:
             self._view.note(f"ignored an invalid message: {error}", trouble=True)
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: RunEvent) -> None:
         for action in self._run.handle(event, monotonic_ns()):
             self._perform(action)
 

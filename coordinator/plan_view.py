@@ -18,7 +18,7 @@ from common.protocol.messages import PoolShare
 from common.serde import to_builtins
 from common.units import NS_PER_S, counted, format_count, format_seconds
 from coordinator.analysis.key_space import key_space_facts, key_space_lines
-from coordinator.core.shares import AgentCapacity, Shares, assign, connections_line, group_ceiling
+from coordinator.core.dealt_plan import AgentCapacity, DealtPlan, assign, connections_line, group_ceiling
 
 _REMOTE_PROCESSES = 1
 
@@ -39,17 +39,17 @@ def expected_agents(plan: Plan, cores: int) -> list[AgentCapacity]:
 def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str:
     """Return the view as text: a plan file, with everything else in comments."""
     agents = expected_agents(plan, cores)
-    shares = assign(plan, agents)
+    dealt = assign(plan, agents)
     lines = ["", f"plan hash: {plan_hash(plan)}"]
-    lines += [connections_line(group) for group in shares.plan.pools]
-    if len(shares.plan.pools) > 1:
-        lines.append(f"connections in total: at most {shares.connection_ceiling}")
+    lines += [connections_line(group) for group in dealt.plan.pools]
+    if len(dealt.plan.pools) > 1:
+        lines.append(f"connections in total: at most {dealt.connection_ceiling}")
     if is_cluster(plan.target):
         lines.append("Connections are per node of the cluster; only a run knows the number of nodes.")
-    everywhere = tuple(share for assignment in shares.assignments.values() for share in assignment.pools)
-    lines += [f"worker {noun}s: {count}" for noun, count in _workers(shares, everywhere).items()]
-    lines += [_leg_line(leg) for leg in timeline(shares.plan.load).legs]
-    lines += [_agent_line(agent, shares) for agent in agents]
+    everywhere = tuple(share for assignment in dealt.assignments.values() for share in assignment.pools)
+    lines += [f"worker {noun}s: {count}" for noun, count in _workers(dealt, everywhere).items()]
+    lines += [_leg_line(leg) for leg in timeline(dealt.plan.load).legs]
+    lines += [_agent_line(agent, dealt) for agent in agents]
     lines += key_space_lines(plan)
     lines += fleet_lines(plan, len(agents))
     if plan.fleet.expect_agents:
@@ -57,7 +57,7 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
             f"Remote agents are assumed to have {_REMOTE_PROCESSES} worker process each; "
             "the real shares depend on their real number of worker processes."
         )
-    if any(not assignment.pools for assignment in shares.assignments.values()):
+    if any(not assignment.pools for assignment in dealt.assignments.values()):
         lines.append("There are fewer pools than agents: agents without a pool join, but issue nothing.")
     lines += _settings_lines(client_settings)
     return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
@@ -86,27 +86,27 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
 def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dict[str, Any]:
     """Return the view as JSON types."""
     agents = expected_agents(plan, cores)
-    shares = assign(plan, agents)
+    dealt = assign(plan, agents)
     return {
         "plan": to_builtins(redacted(plan)),
         "plan_hash": plan_hash(plan),
         "connections": {
-            "ceiling": shares.connection_ceiling,
+            "ceiling": dealt.connection_ceiling,
             "per_node": is_cluster(plan.target),
-            "pools": {group.name: group_ceiling(group) for group in shares.plan.pools},
+            "pools": {group.name: group_ceiling(group) for group in dealt.plan.pools},
         },
         "client_settings": client_settings,
         "preparation": key_space_facts(plan),
-        "pools_total": shares.pools_total,
-        "threads_total": shares.threads_total,
-        "timeline": [_leg_facts(leg) for leg in timeline(shares.plan.load).legs],
+        "pools_total": dealt.pools_total,
+        "threads_total": dealt.threads_total,
+        "timeline": [_leg_facts(leg) for leg in timeline(dealt.plan.load).legs],
         "agents": [
             {
                 "id": agent.agent_id,
                 "processes": agent.processes,
-                "pools": [share.number for share in shares.assignments[agent.agent_id].pools],
-                "threads": _threads(shares, shares.assignments[agent.agent_id].pools),
-                "connections": _connections(shares, shares.assignments[agent.agent_id].pools),
+                "pools": [share.number for share in dealt.assignments[agent.agent_id].pools],
+                "threads": _threads(dealt, dealt.assignments[agent.agent_id].pools),
+                "connections": _connections(dealt, dealt.assignments[agent.agent_id].pools),
             }
             for agent in agents
         ],
@@ -150,31 +150,31 @@ def _settings_lines(groups: ClientSettings) -> list[str]:
     return lines
 
 
-def _agent_line(agent: AgentCapacity, shares: Shares) -> str:
-    pools = shares.assignments[agent.agent_id].pools
-    workers = " and ".join(counted(count, noun) for noun, count in _workers(shares, pools).items())
+def _agent_line(agent: AgentCapacity, dealt: DealtPlan) -> str:
+    pools = dealt.assignments[agent.agent_id].pools
+    workers = " and ".join(counted(count, noun) for noun, count in _workers(dealt, pools).items())
     return (
         f"share of {agent.agent_id} ({counted(agent.processes, 'process')}): {counted(len(pools), 'pool')}, "
-        f"{workers}, at most {counted(_connections(shares, pools), 'connection')}"
+        f"{workers}, at most {counted(_connections(dealt, pools), 'connection')}"
     )
 
 
 _NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}
 
 
-def _workers(shares: Shares, pools: tuple[PoolShare, ...]) -> dict[str, int]:
+def _workers(dealt: DealtPlan, pools: tuple[PoolShare, ...]) -> dict[str, int]:
     """Return how many workers of these pools are threads, tasks and loops, for the kinds that the plan has."""
-    counts = {_NOUNS[group.driver]: 0 for group in shares.plan.pools}
+    counts = {_NOUNS[group.driver]: 0 for group in dealt.plan.pools}
     for share in pools:
-        group = shares.plan.pools[share.group]
+        group = dealt.plan.pools[share.group]
         counts[_NOUNS[group.driver]] += group.workers_per_pool
     return counts
 
 
-def _threads(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
-    return sum(_workers(shares, pools).values())
+def _threads(dealt: DealtPlan, pools: tuple[PoolShare, ...]) -> int:
+    return sum(_workers(dealt, pools).values())
 
 
-def _connections(shares: Shares, pools: tuple[PoolShare, ...]) -> int:
-    groups = (shares.plan.pools[share.group] for share in pools)
+def _connections(dealt: DealtPlan, pools: tuple[PoolShare, ...]) -> int:
+    groups = (dealt.plan.pools[share.group] for share in pools)
     return sum(group.client_instances_per_pool * group.max_connections for group in groups)

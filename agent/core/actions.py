@@ -92,7 +92,7 @@ class Tick:
     suspended_ns: int = 0
 
 
-Event = (
+AgentEvent = (
     LinkUp
     | LinkDown
     | LinkRefused

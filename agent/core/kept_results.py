@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from agent.core.assignment_tracker import AssignmentTracker
 from agent.core.outbox import Outbox
-from agent.core.share import Share
 from common.units import NS_PER_S
 
 MOST_RUNS = 8
@@ -26,7 +26,7 @@ class KeptRun:
 
     run_id: str
     outbox: Outbox
-    share: Share
+    assignment: AssignmentTracker
     reason: str
     until_ns: int
 

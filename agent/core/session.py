@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from agent.core.actions import (
     Action,
+    AgentEvent,
     ConnectMetrics,
-    Event,
     Examined,
     Exit,
     FromWorker,
@@ -28,11 +28,11 @@ from agent.core.actions import (
     WorkerExited,
 )
 from agent.core.assignment_checks import misfit, odd_start
+from agent.core.assignment_tracker import AssignmentTracker, PreparationReports
 from agent.core.kept_results import KeptResults, KeptRun
 from agent.core.lease import Lease
 from agent.core.link import Link, MetricsLink, introduction
 from agent.core.outbox import Outbox
-from agent.core.share import PreparationReports, Share
 from agent.core.transitions import BEFORE_START, FENCED, Trigger, agent_lifecycle
 from common.errors import FleetError, TargetError
 from common.protocol.messages import (
@@ -82,7 +82,7 @@ class Session:
         self.run_id = ""
         self.outbox = Outbox()
         self.ignored = 0
-        self._share = Share()
+        self._assignment = AssignmentTracker()
         self.kept = KeptResults()
         self._link = Link(now_ns)
         self._metrics = MetricsLink()
@@ -103,11 +103,11 @@ class Session:
         """The state that heartbeats report."""
         return self._lifecycle.state
 
-    def handle(self, event: Event, now_ns: int) -> list[Action]:
+    def handle(self, event: AgentEvent, now_ns: int) -> list[Action]:
         """Return what to do about an event, in order. now_ns: this host's monotonic clock."""
         return [*self._handle(event, now_ns), *self._frames(now_ns)]
 
-    def _handle(self, event: Event, now_ns: int) -> list[Action]:
+    def _handle(self, event: AgentEvent, now_ns: int) -> list[Action]:
         match event:
             case LinkUp():
                 self._link.came_up(now_ns)
@@ -130,7 +130,7 @@ class Session:
                 return []
             case Examined(obstacle, lasting):
                 is_news = self._link.examined(obstacle, lasting=lasting)
-                # An agent that waits for its next run has already said that the coordinator is gone.
+                # An agent between two runs has already reported that the coordinator is gone.
                 waits = self.state is AgentState.IDLE and self._link.coordinator
                 return [Say(f"{obstacle}; trying again")] if is_news and not lasting and not waits else []
             case Received(envelope):
@@ -147,9 +147,8 @@ class Session:
                 return self._tick(event, now_ns)
 
     def _frames(self, now_ns: int) -> list[Action]:
-        """Frames to send now: the coordinator of this run knows whose metrics connection this is, and it is our turn
-        when the load is over. A frame that the link does not take is sent again on the next connection, or when no
-        acknowledgement comes."""
+        """Frames to send now. The coordinator of this run must know our metrics connection; after the load, agents of
+        a large fleet take turns. A frame that the link does not take is sent again later."""
         waits = self.state is AgentState.DONE and now_ns < self._done_ns + self._link.turn_ns
         may_send = self._metrics.attached and self._link.coordinator == self.run_id and not waits
         frames = iter(self.outbox.next_frame, None) if may_send else ()
@@ -161,8 +160,8 @@ class Session:
         if not self._link.hello_is_due(now_ns):
             return []
         kept = self.kept.newest if self.state is AgentState.IDLE else None  # perhaps its coordinator is back
-        held = (AgentState.DONE, kept.run_id, kept.outbox) if kept else (self.state, self.run_id, self.outbox)
-        return self._send(introduction(self.identity, self._link.connection, *held))
+        known = (AgentState.DONE, kept.run_id, kept.outbox) if kept else (self.state, self.run_id, self.outbox)
+        return self._send(introduction(self.identity, self._link.connection, *known))
 
     def _attach(self, now_ns: int) -> list[Action]:
         if not self._metrics.attach_is_due(now_ns):
@@ -233,20 +232,20 @@ class Session:
 
     def _dismissed(self, dismiss: Dismiss, run_id: str, now_ns: int) -> list[Action]:
         actions: list[Action] = []
-        over = f"run {clipped(run_id)} is over (exit code {dismiss.exit_code}), and this agent had no share of it"
+        over = f"run {clipped(run_id)} is over (exit code {dismiss.exit_code}), and this agent took no part"
         if self.state in BEFORE_START:
             actions = self._abandon("the coordinator called the run off")
         elif run_id == self.run_id and self.state is not AgentState.IDLE:
             actions = self._closed(now_ns)
         if self.state is AgentState.IDLE and (self.identity.once or self._terminations):
             return [*actions, *self._send(Bye(reason="dismissed")), Exit(self._exit_code, "" if actions else over)]
-        # The coordinator leaves its sockets open until it has heard that we know.
+        # The coordinator keeps its sockets open until a heartbeat shows that this agent is idle.
         self._link.hasten_heartbeat(now_ns)
         return [*actions, Say("waiting for the next run")] if self.state is AgentState.IDLE else actions
 
     def _closed(self, now_ns: int) -> list[Action]:
-        """The coordinator ended the run without our last results. The load stops at once, because keys may have been
-        counted and deleted; the results are kept for a coordinator that resumes the run."""
+        """The coordinator ended the run without our last results. Stop the load at once, because the coordinator may
+        have read counters and deleted keys. Keep the results for a coordinator that resumes the run."""
         if self._is_closed:
             return []
         self._is_closed = True
@@ -260,12 +259,12 @@ class Session:
         return [KillWorkers(), *self._send(Bye(reason="terminated")), Exit(FleetError.exit_code, text)]
 
     def _as_kept(self) -> KeptRun:
-        """The run as it is kept. Its time begins when its coordinator was last heard, or when the load ended."""
-        until_ns = max(self._lease.heard_ns, self._done_ns) + KEEP_LEASES * self._share.lease_ns
-        return KeptRun(self.run_id, self.outbox, self._share, self._reason, until_ns)
+        """The current run as kept results. Their time begins when the coordinator was last heard, or the load ended."""
+        until_ns = max(self._lease.heard_ns, self._done_ns) + KEEP_LEASES * self._assignment.lease_ns
+        return KeptRun(self.run_id, self.outbox, self._assignment, self._reason, until_ns)
 
     def _change_run(self, now_ns: int) -> list[Action]:
-        """Set results aside, or take them up, as the run of the coordinator that answers wants it."""
+        """Set results aside for another run's coordinator, or take up those of the coordinator that answers."""
         actions: list[Action] = [Say(text) for text in self.kept.given_up(now_ns)]
         is_other = self._link.welcome is not None and self._link.coordinator != self.run_id
         if not is_other or self.identity.once or self._terminations:
@@ -278,9 +277,10 @@ class Session:
             return [*actions, Say(f"another run's coordinator answers; {kept.described(now_ns)}")]
         if self.state is AgentState.IDLE and (found := self.kept.take_up(self._link.coordinator)) is not None:
             self._lifecycle.move(Trigger.TAKE_UP)
-            self.run_id, self.outbox, self._share, self._reason = found.run_id, found.outbox, found.share, found.reason
+            self.run_id, self.outbox = found.run_id, found.outbox
+            self._assignment, self._reason = found.assignment, found.reason
             self._lease.heard_ns = self._done_ns = now_ns
-            self._metrics.is_doubtful(now_ns)  # frames follow once the coordinator has answered there
+            self._metrics.is_doubtful(now_ns)  # send frames when the coordinator has answered
             return [*actions, Say(f"the coordinator of run {self.run_id} is back: delivering its results")]
         return actions
 
@@ -289,20 +289,20 @@ class Session:
             return self._prepared() if self.state is AgentState.PREPARED else []
         if self._spoiled is not None and self._spoiled[0] == run_id:
             return self._send(self._spoiled[1], run_id)
-        # Checked in every state: a share that is impossible does not become possible by waiting.
+        # Checked in every state: an impossible assignment does not become possible by waiting.
         if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
             refused = _at_fault(found := clipped(found))
             return [Say(f"cannot take part in run {clipped(run_id)}: {found}"), *self._send(refused, run_id)]
         if self.state is not AgentState.IDLE:
-            held = f"it still holds {counted(len(self.outbox), 'frame')} of run {self.run_id}"
-            return self._send(_at_fault(f"{held}; resume that run, or restart the agent"), run_id)
+            text = f"it still has {counted(len(self.outbox), 'frame')} of run {self.run_id}"
+            return self._send(_at_fault(f"{text}; resume that run, or restart the agent"), run_id)
         self._lifecycle.move(Trigger.PREPARE)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._metrics.is_needed(now_ns)
-        self._share = Share.of(message.assignment, self.identity.processes)
-        self._lease.begins(self._share.lease_ns, now_ns)
-        spawned = (Spawn(run_id, self._share.assignments), self._lease.pass_on(now_ns))
-        said = self._share.described(self.identity.capacity.open_files)
+        self._assignment = AssignmentTracker.of(message.assignment, self.identity.processes)
+        self._lease.begins(self._assignment.lease_ns, now_ns)
+        spawned = (Spawn(run_id, self._assignment.assignments), self._lease.pass_on(now_ns))
+        said = self._assignment.described(self.identity.capacity.open_files)
         return [*map(Say, said), *spawned, *self._maybe_ready()]
 
     def _start(self, message: Start, now_ns: int) -> list[Action]:
@@ -313,7 +313,7 @@ class Session:
         if found := odd_start(t0_ns, message.takeover, now_ns):
             return self._break(_at_fault(found))
         self._lifecycle.move(Trigger.START)
-        self._kill_due_ns = self._share.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
+        self._kill_due_ns = self._assignment.overdue_ns(t0_ns, now_ns, OVERTIME_NS)
         order = OrderWorkers(WorkerStart(t0_ns=t0_ns, takeover=message.takeover))
         return [order, Say("running"), *self._maybe_over(now_ns)]
 
@@ -323,7 +323,7 @@ class Session:
             return self._abandon(reason)
         if self._lifecycle.move(Trigger.STOP):
             self._reason = reason
-            self._kill_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS
+            self._kill_due_ns = now_ns + self._assignment.drain_ns + OVERTIME_NS
             return [OrderWorkers(WorkerStop(drain=drain)), Say(f"draining: {reason}")]
         if self.state is AgentState.DRAINING and not drain:
             return [OrderWorkers(WorkerStop(drain=False))]
@@ -346,7 +346,8 @@ class Session:
         return [Say(text)]
 
     def _clear(self) -> None:
-        self.run_id, self.outbox, self._share, self._kill_due_ns, self._is_closed = "", Outbox(), Share(), None, False
+        self.run_id, self.outbox, self._assignment = "", Outbox(), AssignmentTracker()
+        self._kill_due_ns, self._is_closed = None, False
 
     def _maybe_leave(self) -> list[Action]:
         if self._terminations and self.kept:
@@ -357,26 +358,26 @@ class Session:
     # -- what the workers say
 
     def _from_worker(self, process: int, message: WorkerMessage, now_ns: int) -> list[Action]:
-        if process not in self._share:
+        if process not in self._assignment:
             return []
         said: list[Action] = []
         match message:
             case Preparing():
-                self._share.preparing(process, message)
+                self._assignment.preparing(process, message)
                 return self._progress(now_ns) if self.state is AgentState.PREPARING else []
             case Prepared():
-                self._share.prepared(process, message)
+                self._assignment.prepared(process, message)
                 return self._maybe_ready()
             case Failed():
                 message = Failed(kind=message.kind, reason=clipped(message.reason))
                 if self.state in BEFORE_START:
                     return self._break(message)
-                self._share.failed(process, message.reason)
+                self._assignment.failed(process, message.reason)
                 return [Say(f"worker process {process}: {message.reason}")]
             case WorkerMetrics():
-                self._share.reported(process, message)
+                self._assignment.reported(process, message)
             case WorkerFinal():
-                self._share.finished(process, message)
+                self._assignment.finished(process, message)
                 if message.fenced and not self._reason:
                     self._reason = self._lease.why_fenced(process, now_ns)
                     said = [Say(f"worker process {process} stopped its load: {self._reason}")]
@@ -384,7 +385,7 @@ class Session:
         return [*said, *self._maybe_over(now_ns)]
 
     def _worker_exited(self, process: int, exit_code: int | None, now_ns: int) -> list[Action]:
-        lost = self._share.exited(process, exit_code)
+        lost = self._assignment.exited(process, exit_code)
         if lost is None:
             return []
         if self.state in BEFORE_START:
@@ -401,37 +402,37 @@ class Session:
         return [KillWorkers(), *self._send(failed), *self._forget(failed.reason)]
 
     def _spoil(self, failed: Failed) -> None:
-        """What was preloaded is there, and lists would be filled twice: this share of this run is not begun again."""
-        if self._share.has_preloaded:
+        """Refuse this assignment from now on if its preload has begun: a second preload would fill lists twice."""
+        if self._assignment.has_preloaded:
             self._spoiled = (self.run_id, failed)
 
     def _maybe_ready(self) -> list[Action]:
-        is_ready = self.state is not AgentState.IDLE and self._share.all_prepared and self._metrics.proved
+        is_ready = self.state is not AgentState.IDLE and self._assignment.all_prepared and self._metrics.proved
         return self._prepared() if is_ready and self._lifecycle.move(Trigger.READY) else []
 
     def _progress(self, now_ns: int) -> list[Action]:
-        progress = self._share.progress()
+        progress = self._assignment.progress()
         is_due, line = self._reports.take(progress, now_ns)
         return [*(self._send(progress) if is_due else []), *([Say(line)] if line else [])]
 
     def _prepared(self) -> list[Action]:
-        return self._send(self._share.as_prepared())
+        return self._send(self._assignment.as_prepared())
 
     def _collect(self, now_ns: int) -> None:
-        if (report := self._share.take_report(self._link.reporting_period(now_ns))) is not None:
+        if (report := self._assignment.take_report(self._link.reporting_period(now_ns))) is not None:
             if not len(self.outbox):
-                self._frames_moved_ns = now_ns  # there was nothing to be acknowledged until now
+                self._frames_moved_ns = now_ns  # until now no acknowledgement was due
             self.outbox.add(report.through, report.intervals)
 
     def _maybe_over(self, now_ns: int) -> list[Action]:
-        if not self._share.all_over or not self._lifecycle.move(Trigger.WORKERS_OVER):
+        if not self._assignment.all_over or not self._lifecycle.move(Trigger.WORKERS_OVER):
             return []
         self._kill_due_ns, self._done_ns = None, now_ns
         return [*self._final(), *([Say(self._as_kept().described(now_ns))] if self._link.welcome is None else [])]
 
     def _final(self) -> list[Action]:
-        """Final goes out as soon as every frame has a number; on later heartbeats again, until it is acknowledged."""
-        return self._send(self._share.final(self.outbox.next_seq, self._reason)) if self.outbox.all_sealed else []
+        """Final, once every frame has a number; repeated with heartbeats until it is acknowledged."""
+        return self._send(self._assignment.final(self.outbox.next_seq, self._reason)) if self.outbox.all_sealed else []
 
     # -- time, and signals
 
@@ -442,7 +443,7 @@ class Session:
         if self._terminations > 1:
             text = f"left at once: what no coordinator has of run {self.run_id} is lost"
             return [KillWorkers(), *self._send(Bye(reason="terminated at once")), Exit(TERMINATED_EXIT_CODE, text)]
-        self._leave_due_ns = now_ns + self._share.drain_ns + OVERTIME_NS + GOODBYE_NS
+        self._leave_due_ns = now_ns + self._assignment.drain_ns + OVERTIME_NS + GOODBYE_NS
         is_idle = self.state is AgentState.IDLE
         actions = [] if is_idle else self._stop(drain=True, reason="this agent was terminated", now_ns=now_ns)
         if self.state is AgentState.IDLE:
@@ -459,14 +460,14 @@ class Session:
         self._collect(now_ns)
         if not self._link.heartbeat_is_due(now_ns, runs=self.state is AgentState.RUNNING):
             return actions
-        held, alive = len(self.outbox), self._share.alive
+        held, alive = len(self.outbox), self._assignment.alive
         actions += self._send(self._link.heartbeat(tick, self.state, held, alive, now_ns))
         return [*actions, *self._final()] if self.state is AgentState.DONE else actions
 
     def _overdue(self, now_ns: int) -> list[Action]:
-        """Every wait has a bound; these are the bounds."""
+        """What follows when a wait exceeds its limit."""
         if self.state is AgentState.IDLE:
-            # Kept results have a bound of their own.
+            # Kept results have a time limit of their own.
             why = "" if self.kept else self._link.hopeless or self._link.waited_in_vain(self.identity.wait_ns, now_ns)
             return [Exit(FleetError.exit_code, why)] if why else []
         if self._leave_due_ns is not None and now_ns > self._leave_due_ns:
@@ -475,7 +476,6 @@ class Session:
         if self._kill_due_ns is not None and now_ns > self._kill_due_ns:
             self._kill_due_ns = None
             return self._give_up(now_ns)
-        # Only the coordinator of the run that is held counts here: another one may be answering us by now.
         prepares = self.state is AgentState.PREPARING and self._link.welcome is not None
         if prepares and (cause := self._metrics.unreachable(self.identity.endpoint, now_ns)):
             return self._break(_at_fault(cause))
@@ -491,7 +491,7 @@ class Session:
         return []
 
     def _give_up(self, now_ns: int) -> list[Action]:
-        reports = [action for lost in self._share.give_up() for action in (Say(lost.reason), *self._send(lost))]
+        reports = [action for lost in self._assignment.give_up() for action in (Say(lost.reason), *self._send(lost))]
         self._collect(now_ns)
         return [KillWorkers(), *reports, *self._maybe_over(now_ns)]
 

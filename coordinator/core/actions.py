@@ -57,7 +57,7 @@ class Tick:
     """Time passes."""
 
 
-Event = FromAgent | LocalAgentExited | Counted | Cleaned | CalledOff | Interrupted | Tick
+RunEvent = FromAgent | LocalAgentExited | Counted | Cleaned | CalledOff | Interrupted | Tick
 
 
 @dataclass(frozen=True, slots=True)

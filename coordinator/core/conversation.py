@@ -275,7 +275,7 @@ class Conversation:
         return [*actions, self.to(member, FrameAck(next_seq=member.next_seq), metrics=True)]
 
     def _limits_of(self, member: Member) -> FrameLimits:
-        is_dealt = self._state.shares is not None and member.takeover is None
+        is_dealt = self._state.dealt_plan is not None and member.takeover is None
         pools = self._share_of(member).pools if is_dealt else member.dealt
         known = self._limits.get(member.incarnation)
         if known is None or known[0] is not pools:
@@ -302,7 +302,7 @@ class Conversation:
             return []
         self._registry.lose_worker(member, lost.process)
         reason = clipped(lost.reason) or f"worker process {lost.process} ended"
-        self._state.outcome_tracker.trouble(member.agent_id, f"agent {member.agent_id}: {reason}")
+        self._state.outcome_tracker.add_problem(member.agent_id, f"agent {member.agent_id}: {reason}")
         noted = WorkerDied(agent_id=member.agent_id, process=lost.process, exit_code=lost.exit_code, reason=reason)
         return [Write(noted), Note(f"agent {member.agent_id}: {reason}", trouble=True, of_agent=True)]
 
@@ -325,7 +325,7 @@ class Conversation:
             if final.reason:
                 self._state.note_lost(member)
             lost_before = len(member.workers_lost)
-            self._state.outcome_tracker.noted(member.agent_id, final, lost_before=lost_before, stopped=stopped)
+            self._state.outcome_tracker.add_final(member.agent_id, final, lost_before=lost_before, stopped=stopped)
             return [Write(member.noted(AgentOutcome.FINISHED, final.reason)), self.to(member, FinalAck())]
         self._registry.finish(member, final, now_ns)
         return [self.to(member, FinalAck())]
@@ -359,8 +359,8 @@ class Conversation:
         return Prepare(assignment=assignment, plan_hash=self._state.setup.plan_hash)
 
     def _share_of(self, member: Member) -> Assignment:
-        assert self._state.shares is not None
-        return self._state.shares.assignments[member.agent_id]
+        assert self._state.dealt_plan is not None
+        return self._state.dealt_plan.assignments[member.agent_id]
 
     def start_order(self, member: Member) -> Start:
         """The start instant, and where a share goes on that another agent had before."""

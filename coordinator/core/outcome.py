@@ -1,4 +1,4 @@
-"""How a run ended, once its agents' parts are over. Pure."""
+"""How a run ended. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from common.units import NS_PER_S, counted, listed
 from coordinator.core.member import Member
 from coordinator.journal.records import Outcome
 
-MOST_TROUBLES = 10
-"""A report names so many; of more it says how many there were."""
+MOST_PROBLEMS = 10
+"""A report lists at most this many problems, and counts the rest."""
 
 
 @dataclass(slots=True)
@@ -22,8 +22,8 @@ class OutcomeTracker:
     interrupted: bool = False
     aborted: str = ""
     exit_code: int = EXIT_OK
-    _troubles: list[str] = field(default_factory=list)
-    _troubled: set[str] = field(default_factory=set)
+    _problems: list[str] = field(default_factory=list)
+    _agents_with_problems: set[str] = field(default_factory=set)
 
     def interrupt(self) -> None:
         """The user stopped the load."""
@@ -33,19 +33,19 @@ class OutcomeTracker:
         """The load was given up."""
         self.aborted, self.exit_code = reason, exit_code
 
-    def trouble(self, agent_id: str, text: str) -> None:
-        """Something that makes the run less than what was planned; the same text counts once."""
-        self._troubled.add(agent_id)
-        if text not in self._troubles:
-            self._troubles.append(text)
+    def add_problem(self, agent_id: str, text: str) -> None:
+        """Add a problem that makes the run less than planned; the same text counts once."""
+        self._agents_with_problems.add(agent_id)
+        if text not in self._problems:
+            self._problems.append(text)
 
-    def noted(self, agent_id: str, final: Final, *, lost_before: int = 0, stopped: bool = False) -> None:
-        """What an agent's last word says of troubles. lost_before: worker processes whose loss was told already.
-        stopped: it was meant to end early."""
+    def add_final(self, agent_id: str, final: Final, *, lost_before: int = 0, stopped: bool = False) -> None:
+        """Add the problems that an agent's `Final` reports. lost_before: lost worker processes that were added before.
+        stopped: the run was stopped, so the agent had to end early."""
         if final.processes_lost > lost_before:
-            self.trouble(agent_id, f"agent {agent_id} lost {counted(final.processes_lost, 'worker process')}")
+            self.add_problem(agent_id, f"agent {agent_id} lost {counted(final.processes_lost, 'worker process')}")
         if final.reason and not stopped:
-            self.trouble(agent_id, f"agent {agent_id} ended early: {final.reason}")
+            self.add_problem(agent_id, f"agent {agent_id} ended early: {final.reason}")
 
     def outcome(self, members: Sequence[Member], tolerate_lost: int, target_lost: str = "") -> tuple[Outcome, str, int]:
         """(outcome, reason, exit code); the reason is "" for a run that went as planned. target_lost: the sentence of
@@ -56,11 +56,11 @@ class OutcomeTracker:
         lost = [member.agent_id for member in members if member.final is None]
         by = {member.agent_id: member.replaced_by for member in members if member.replaced_by}
         named = [f"{agent_id} (replaced by {by[agent_id]})" if agent_id in by else agent_id for agent_id in lost]
-        troubles = [f"lost {listed(named)}"] if lost else []
-        troubles += self._troubles[:MOST_TROUBLES]
-        if len(self._troubles) > MOST_TROUBLES:
-            troubles.append(f"and {counted(len(self._troubles) - MOST_TROUBLES, 'more trouble')}")
-        text = "; ".join([target_lost] * bool(target_lost) + troubles)
+        problems = [f"lost {listed(named)}"] if lost else []
+        problems += self._problems[:MOST_PROBLEMS]
+        if len(self._problems) > MOST_PROBLEMS:
+            problems.append(f"and {counted(len(self._problems) - MOST_PROBLEMS, 'more problem')}")
+        text = "; ".join([target_lost] * bool(target_lost) + problems)
         if self.interrupted:
             return Outcome.INTERRUPTED, text, EXIT_INTERRUPTED
         if self.aborted:
@@ -68,13 +68,13 @@ class OutcomeTracker:
         if target_lost:
             return Outcome.DEGRADED, text, TargetError.exit_code
         if text:
-            tolerated = len({*lost, *self._troubled}) <= tolerate_lost
+            tolerated = len({*lost, *self._agents_with_problems}) <= tolerate_lost
             return Outcome.DEGRADED, text, EXIT_OK if tolerated else FleetError.exit_code
         return Outcome.COMPLETED, "", EXIT_OK
 
 
 def duration_s(members: Sequence[Member], t0_ns: int | None) -> float:
-    """From the start instant to the end of the load; where no agent could say, to when one was last heard."""
+    """From the start instant to the end of the load; without any `Final`, to the last message of an agent."""
     ran_ns = max((member.final.ran_ns for member in members if member.final is not None), default=0)
     if ran_ns > 0 or t0_ns is None:
         return ran_ns / NS_PER_S

@@ -29,6 +29,7 @@ from common.protocol.messages import (
     TakeOver,
 )
 from common.units import NS_PER_S, clipped
+from coordinator.core.dealt_plan import AgentCapacity
 from coordinator.core.member import (
     LOST_AFTER_NS,
     MEMBER_REPEATS,
@@ -38,7 +39,6 @@ from coordinator.core.member import (
     MemberState,
     MemberTrigger,
 )
-from coordinator.core.shares import AgentCapacity
 from coordinator.journal.records import AgentFacts
 
 LONGEST_NAME, LONGEST_HOST = 64, 255

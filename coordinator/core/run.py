@@ -23,7 +23,6 @@ from coordinator.core.actions import (
     Counted,
     DeleteKeys,
     End,
-    Event,
     FromAgent,
     Interrupted,
     Leave,
@@ -31,17 +30,18 @@ from coordinator.core.actions import (
     Note,
     Progress,
     ReadServer,
+    RunEvent,
     StopDeleting,
     Tick,
     Write,
 )
 from coordinator.core.conversation import Conversation
+from coordinator.core.dealt_plan import assign, oversized
 from coordinator.core.member import COME_BACK_NS
 from coordinator.core.outcome import duration_s
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent, capacities
 from coordinator.core.run_state import RunState
 from coordinator.core.setup import Setup, agents_missing, dealt_lines, is_quorum, opened, preparing
-from coordinator.core.shares import assign, oversized
 from coordinator.core.takeover import TakeOvers, reason_to_abort
 from coordinator.core.transitions import Phase, Trigger
 from coordinator.core.waiting import AT_ONCE_NS, Waiting
@@ -98,7 +98,7 @@ class Run:
         self._last_progress: Progress | None = None
         self._after: frozenset[type[AfterLoad]] = frozenset()
 
-    def handle(self, event: Event, now_ns: int) -> list[Action]:
+    def handle(self, event: RunEvent, now_ns: int) -> list[Action]:
         """What to do about it, in order. now_ns: this host's monotonic clock."""
         if self.state.phase is Phase.CLOSED:
             return []
@@ -167,7 +167,7 @@ class Run:
             if agent.left or agent.final is not None:
                 run.state.note_lost(member)
             if agent.final is not None:
-                run.state.outcome_tracker.noted(agent.facts.agent_id, agent.final, stopped=stopped)
+                run.state.outcome_tracker.add_final(agent.facts.agent_id, agent.final, stopped=stopped)
         if ended:
             run._leaves_keys = run._is_at_once = False
             if setup.plan.workload.clean_up is not CleanUp.NONE and CleanedUp not in run._after:
@@ -222,12 +222,12 @@ class Run:
         if not is_quorum(self.state.setup.plan.fleet, expected, len(ready), now_ns - self.state.phase_since_ns):
             return self._progress(Progress("waiting for agents", len(ready), expected))
         chosen, others = ready[:expected], ready[expected:]
-        shares = assign(self.state.setup.plan, capacities(chosen))
-        if found := oversized(shares):
+        dealt = assign(self.state.setup.plan, capacities(chosen))
+        if found := oversized(dealt):
             return self._give_up(found, FleetError.exit_code, now_ns)
-        self.state.deal(shares)
+        self.state.deal(dealt)
         self.state.move(Trigger.QUORUM, now_ns)
-        actions: list[Action] = [Note(line) for line in dealt_lines(self.state.setup, shares, chosen)]
+        actions: list[Action] = [Note(line) for line in dealt_lines(self.state.setup, dealt, chosen)]
         for member in chosen:
             self.state.registry.deal(member, now_ns)
             actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
@@ -257,8 +257,8 @@ class Run:
         if not all(member.knows_clock(rtt_ns) for member in members):
             return []
         self.state.move(Trigger.READY, now_ns)
-        assert self.state.shares is not None
-        return [Write(opened(self.state.setup, self.state.shares, members)), ReadServer(Reading.BEFORE)]
+        assert self.state.dealt_plan is not None
+        return [Write(opened(self.state.setup, self.state.dealt_plan, members)), ReadServer(Reading.BEFORE)]
 
     def _counted(self, record: CountersRead, now_ns: int) -> list[Action]:
         if record.when is not _COUNTS.get(self.state.phase):
@@ -451,7 +451,7 @@ class Run:
         dismissed = self._talk.dismiss_all(self._exit_code)
         return [*actions[:-1], *self._waiting.kept_elsewhere(), *dismissed, actions[-1]]
 
-    def _dismissing(self, event: Event, now_ns: int) -> list[Action]:
+    def _dismissing(self, event: RunEvent, now_ns: int) -> list[Action]:
         """Wait until agents know of the end. Results that still come are written, and then the end as it is now."""
         actions: list[Action] = []
         if self._written.started is not None and self._written.closed is None:

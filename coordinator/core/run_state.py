@@ -10,11 +10,11 @@ import dataclasses
 from collections import Counter
 
 from common.lifecycle import Lifecycle
+from coordinator.core.dealt_plan import DealtPlan
 from coordinator.core.member import Member
 from coordinator.core.outcome import OutcomeTracker
 from coordinator.core.registry import Registry
 from coordinator.core.setup import Setup
-from coordinator.core.shares import Shares
 from coordinator.core.transitions import REPEATS, TRANSITIONS, Phase, Trigger
 
 
@@ -34,7 +34,7 @@ class RunState:
         self.registry = Registry()
         self.set_aside: Counter[str] = Counter()
         self.outcome_tracker = OutcomeTracker()
-        self.shares: Shares | None = None
+        self.dealt_plan: DealtPlan | None = None
         self.success_ns = self.phase_since_ns = now_ns
         self.t0_ns = t0_ns
         self.stopped_ns: int | None = None
@@ -55,16 +55,16 @@ class RunState:
             self.phase_since_ns = now_ns
         return moved
 
-    def deal(self, shares: Shares) -> None:
+    def deal(self, dealt: DealtPlan) -> None:
         """The plan is dealt to agents."""
-        self.shares = shares
+        self.dealt_plan = dealt
 
     def move_share(self, lost: Member, heir: Member, now_ns: int) -> None:
         """Before the start, the share of a lost agent goes to one that stands by."""
-        assert self.shares is not None
+        assert self.dealt_plan is not None
         names = {lost.agent_id: heir.agent_id}
-        assignments = {names.get(name, name): share for name, share in self.shares.assignments.items()}
-        self.shares = dataclasses.replace(self.shares, assignments=assignments)
+        assignments = {names.get(name, name): share for name, share in self.dealt_plan.assignments.items()}
+        self.dealt_plan = dataclasses.replace(self.dealt_plan, assignments=assignments)
         self.registry.move_share(lost, heir, now_ns)
 
     def start(self, t0_ns: int) -> None:

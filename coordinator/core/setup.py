@@ -12,8 +12,8 @@ from common.plan.schema import Fleet, Plan
 from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, PreparationStep
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
+from coordinator.core.dealt_plan import DealtPlan, connections_line
 from coordinator.core.member import Member
-from coordinator.core.shares import Shares, connections_line
 from coordinator.journal.records import RunOpened, TargetFacts
 
 SLOWEST_FRAME_S = 4
@@ -111,12 +111,12 @@ def preparing(members: Sequence[Member]) -> Progress:
     return shown
 
 
-def dealt_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
+def dealt_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> list[str]:
     """What there is to say once the plan is dealt to these agents."""
     return [
         *fewer_lines(setup, members),
-        *ceiling_lines(shares, setup.target),
-        *files_lines(setup, shares, members),
+        *ceiling_lines(dealt, setup.target),
+        *files_lines(setup, dealt, members),
     ]
 
 
@@ -131,55 +131,55 @@ def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:
     ]
 
 
-def ceiling_lines(shares: Shares, target: TargetFacts) -> list[str]:
+def ceiling_lines(dealt: DealtPlan, target: TargetFacts) -> list[str]:
     """The arithmetic of connections, shown before every run, and a warning where the server allows fewer."""
-    lines = [connections_line(group) for group in shares.plan.pools]
+    lines = [connections_line(group) for group in dealt.plan.pools]
     if target.topology == "cluster":
         lines.append(
-            f"that is for each node of the cluster: {shares.connection_ceiling} x {counted(target.nodes, 'node')} "
+            f"that is for each node of the cluster: {dealt.connection_ceiling} x {counted(target.nodes, 'node')} "
             f"({counted(target.primaries, 'primary')}, {counted(target.replicas, 'replica')}) = "
-            f"{ceiling_of(shares, target)}"
+            f"{ceiling_of(dealt, target)}"
         )
     limit = target.max_clients
-    if limit is not None and shares.connection_ceiling > limit:
-        pools = [share for assignment in shares.assignments.values() for share in assignment.pools]
+    if limit is not None and dealt.connection_ceiling > limit:
+        pools = [share for assignment in dealt.assignments.values() for share in assignment.pools]
         some = "it may refuse some"
-        if needed(shares.plan, pools).all_at_once > limit:
+        if needed(dealt.plan, pools).all_at_once > limit:
             some = "some cannot open; raise maxclients on the server, or use fewer connections"
         lines.append(
-            f"warning: {shares.connection_ceiling} is more than the {counted(limit, 'client')} that "
+            f"warning: {dealt.connection_ceiling} is more than the {counted(limit, 'client')} that "
             f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): {some}"
         )
     return lines
 
 
-def files_lines(setup: Setup, shares: Shares, members: Sequence[Member]) -> list[str]:
+def files_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> list[str]:
     """A note for each local agent whose calls may need more connections than its worker processes may open files."""
     lines = []
     for member in (member for member in members if member.host == setup.host):
-        pools = shares.assignments[member.agent_id].pools
+        pools = dealt.assignments[member.agent_id].pools
         for hand in pools_by_process(pools, member.processes)[:1]:
-            if found := shortage_note(shares.plan, hand, setup.open_files_limit, setup.target.nodes):
+            if found := shortage_note(dealt.plan, hand, setup.open_files_limit, setup.target.nodes):
                 lines.append(f"note: {found}")
     return list(dict.fromkeys(lines))
 
 
-def ceiling_of(shares: Shares, target: TargetFacts) -> int:
+def ceiling_of(dealt: DealtPlan, target: TargetFacts) -> int:
     """The most TCP connections that the run can open. A cluster's client has a TCP pool for each node."""
-    return shares.connection_ceiling * target.nodes
+    return dealt.connection_ceiling * target.nodes
 
 
-def opened(setup: Setup, shares: Shares, members: Sequence[Member]) -> RunOpened:
+def opened(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> RunOpened:
     """The first record of the run's journal."""
     return RunOpened(
         run_id=setup.run_id,
         started_at=setup.started_at,
-        plan=redacted(shares.plan),
+        plan=redacted(dealt.plan),
         plan_hash=setup.plan_hash,
         target=setup.target,
-        connection_ceiling=ceiling_of(shares, setup.target),
-        agents=tuple(member.facts(shares.assignments[member.agent_id].pools) for member in members),
-        threads_total=shares.threads_total,
+        connection_ceiling=ceiling_of(dealt, setup.target),
+        agents=tuple(member.facts(dealt.assignments[member.agent_id].pools) for member in members),
+        threads_total=dealt.threads_total,
         endpoint=setup.endpoint,
         key_fingerprint=setup.key_fingerprint,
     )

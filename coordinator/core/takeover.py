@@ -141,7 +141,7 @@ class TakeOvers:
             return self._say(lost, "free", f"no agent stands by to take over the share of {lost.agent_id}")
         opened = self._written.opened
         assert opened is not None
-        plan = self._state.setup.plan if self._state.shares is None else self._state.shares.plan
+        plan = self._state.setup.plan if self._state.dealt_plan is None else self._state.dealt_plan.plan
         pools = self._written.agents[lost.agent_id].facts.pools
         offered = Assignment(plan=plan, pools=pools, threads_total=opened.threads_total, preloads=False)
         self._state.registry.offer(heir, offered, lost, now_ns)

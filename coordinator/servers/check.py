@@ -33,7 +33,7 @@ from common.redis_client import (
     translated,
 )
 from common.units import counted
-from coordinator.core.shares import AgentCapacity, Shares
+from coordinator.core.dealt_plan import AgentCapacity, DealtPlan
 from coordinator.servers.facts import server_name, topology, wrong_url
 from coordinator.servers.preflight import check_known, check_slots
 from coordinator.servers.queries import (
@@ -101,18 +101,18 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
     return CheckReport(tuple(lines))
 
 
-def check_files(shares: Shares, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
+def check_files(dealt: DealtPlan, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
     """Check whether the worker processes of local agents may open enough files; no line without local agents. limit:
     how many files a process may have open, None for no limit."""
     local = [agent for agent in agents if agent.agent_id.startswith("local-")]
     # The first process of an agent has at least as many pools as each of the others.
     first_processes = [
-        pools_by_process(shares.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local
+        pools_by_process(dealt.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local
     ]
-    wanted = [needed(shares.plan, pools) for processes in first_processes for pools in processes]
+    wanted = [needed(dealt.plan, pools) for processes in first_processes for pools in processes]
     if not wanted:
         return []
-    each = " to each node" if is_cluster(shares.plan.target) else ""
+    each = " to each node" if is_cluster(dealt.plan.target) else ""
     most = max(need.all_at_once + need.as_needed for need in wanted)
     text = f"a worker process may open {'any number of' if limit is None else f'{limit:,}'} files (`ulimit -n`)"
     if not any(shortage(limit, USUAL_FILES, need.all_at_once + need.as_needed) for need in wanted):

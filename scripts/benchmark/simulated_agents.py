@@ -24,8 +24,8 @@ import msgspec
 import numpy as np
 
 from agent.core.actions import (
+    AgentEvent,
     ConnectMetrics,
-    Event,
     Exit,
     FromWorker,
     Identity,
@@ -74,7 +74,7 @@ _TIMER_CHECK_NS = NS_PER_S // 100
 """How often the loop looks for agents with a due timer."""
 _REPORT_DELAY_NS = NS_PER_S // 20
 """How long after the end of a second its metrics are reported."""
-_CONTROL_EVENTS: dict[LinkEvent, Event] = {
+_CONTROL_EVENTS: dict[LinkEvent, AgentEvent] = {
     LinkEvent.UP: LinkUp(),
     LinkEvent.DOWN: LinkDown(),
     LinkEvent.REFUSED: LinkRefused(),
@@ -209,7 +209,7 @@ class SimulatedAgent:
             self._measurements.acked_at_ns = now_ns
         self._acknowledged = max(self._acknowledged, next_seq)
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: AgentEvent) -> None:
         for action in self._session.handle(event, monotonic_ns()):
             match action:
                 case Send(envelope, metrics):

@@ -21,14 +21,14 @@ _ROWS = "agent/worker/metrics/rows.py"
 _COLLECTOR = "agent/worker/metrics/collector.py"
 _LEASE = "agent/core/lease.py"
 _OUTBOX = "agent/core/outbox.py"
-_SHARE = "agent/core/share.py"
+_TRACKER = "agent/core/assignment_tracker.py"
 _LINK = "agent/core/link.py"
 _SESSION = "agent/core/session.py"
 _FRAMES = "coordinator/journal/frame_checks.py"
 _REGISTRY = "coordinator/core/registry.py"
 _CONVERSATION = "coordinator/core/conversation.py"
 _RUN_STATE = "coordinator/core/run_state.py"
-_SHARES = "coordinator/core/shares.py"
+_DEALT = "coordinator/core/dealt_plan.py"
 _LEDGER = "coordinator/analysis/ledger.py"
 _AGGREGATE = "coordinator/analysis/totals/aggregate.py"
 _TALLIES = "coordinator/analysis/totals/tallies.py"
@@ -117,12 +117,12 @@ MUTANTS = (
     ),
     Mutant(_OUTBOX, "if not self._waiting or len(self._sealed) == WINDOW:", "if not self._waiting:"),
     Mutant(
-        _SHARE,
+        _TRACKER,
         "[process.through for process in self._processes if not process.over]",
         "[process.through for process in self._processes]",
     ),
-    Mutant(_SHARE, "if part.last <= through]", "if part.last < through]"),
-    Mutant(_SHARE, "drained=all(", "drained=any("),
+    Mutant(_TRACKER, "if part.last <= through]", "if part.last < through]"),
+    Mutant(_TRACKER, "drained=all(", "drained=any("),
     Mutant(_LINK, "and sample.rtt_ns <= MOST_ROUND_TRIP_NS", "and True"),
     Mutant(_LINK, "and self.silent_ns(now_ns) <= UNANSWERED_NS", "and True"),
     Mutant(_SESSION, "if envelope.incarnation != self.identity.incarnation:", "if False:"),
@@ -141,8 +141,8 @@ MUTANTS = (
         "if not all(member.is_over(now_ns, fence)",
         "if not any(member.is_over(now_ns, fence)",
     ),
-    Mutant(_SHARES, "key=lambda agent: threads[agent] / processes[agent]", "key=lambda agent: threads[agent]"),
-    Mutant(_SHARES, "first_thread += plan.pools[group].workers_per_pool", "first_thread += 1"),
+    Mutant(_DEALT, "key=lambda agent: threads[agent] / processes[agent]", "key=lambda agent: threads[agent]"),
+    Mutant(_DEALT, "first_thread += plan.pools[group].workers_per_pool", "first_thread += 1"),
     # the ledger, the aggregate, the verdict
     Mutant(_LEDGER, "max(0, *surpluses) + max(0, *shortfalls)", "max(0, *surpluses)"),
     Mutant(_LEDGER, "max(count - errors.get(kind, 0), 0)", "count"),
@@ -161,7 +161,7 @@ MUTANTS = (
     ),
     Mutant(_TALLIES, "count * (position + 1) // parts - count * position // parts", "count // parts"),
     Mutant(_TALLIES, "part.number <= through and agent_id not in self.open_peaks", "agent_id not in self.open_peaks"),
-    Mutant(_VERDICT, "unsent > max(threads, UNSENT_SHARE * issued)", "unsent > UNSENT_SHARE * issued"),
+    Mutant(_VERDICT, "unsent > max(threads, UNSENT_TRACKER * issued)", "unsent > UNSENT_TRACKER * issued"),
     Mutant(_VERDICT, "chance = 4 * stage.wanted**0.5 if by_chance else 1.0", "chance = 1.0"),
     Mutant(
         "coordinator/analysis/backlog.py",

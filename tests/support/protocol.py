@@ -8,8 +8,18 @@ from typing import TypeVar
 import msgspec
 
 from agent.core.actions import Action as AgentAction
-from agent.core.actions import Event as AgentEvent
-from agent.core.actions import Exit, FromWorker, Identity, LinkUp, MetricsLinkUp, OrderWorkers, Received, Send, Tick
+from agent.core.actions import (
+    AgentEvent,
+    Exit,
+    FromWorker,
+    Identity,
+    LinkUp,
+    MetricsLinkUp,
+    OrderWorkers,
+    Received,
+    Send,
+    Tick,
+)
 from agent.core.session import Session
 from common.metrics.intervals import CommandMetrics, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Fleet, Load, Plan, Pools, Target, Workload
@@ -272,7 +282,7 @@ class RunBench:
         self.run = run or Run(self.setup, self.now_ns, self.written)
         self.states: dict[str, AgentState] = {}
 
-    def do(self, event: steps.Event) -> list[steps.Action]:
+    def do(self, event: steps.RunEvent) -> list[steps.Action]:
         actions = self.run.handle(event, self.now_ns)
         for action in actions:
             if isinstance(action, steps.Write):

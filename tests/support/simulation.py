@@ -374,7 +374,7 @@ class SimulatedCoordinator:
         self.held_up_until_ns = 0
         self.actions_to_live: int | None = None
         self.is_full = self.is_broken = False
-        self._inbox: list[steps.Event] = []
+        self._inbox: list[steps.RunEvent] = []
         self._is_awake = False
         self._tick()
 
@@ -386,7 +386,7 @@ class SimulatedCoordinator:
     def is_there(self) -> bool:
         return self._world.coordinator is self
 
-    def happens(self, event: steps.Event) -> None:
+    def happens(self, event: steps.RunEvent) -> None:
         """Something has come; the loop takes it up when it can."""
         self._inbox.append(event)
         if not self._is_awake:
@@ -513,7 +513,7 @@ class SimulatedAgent:
         self.most_held = 0
         self.leased_ns = 0
         self.stopped_until_ns = 0
-        self._inbox: list[tuple[events.Event, SimulatedWorker | None]] = []
+        self._inbox: list[tuple[events.AgentEvent, SimulatedWorker | None]] = []
         self._tick()
 
     @property
@@ -539,14 +539,14 @@ class SimulatedAgent:
             if worker is None or self.workers.get(worker.number) is worker:
                 self._handle(event)
 
-    def happens(self, event: events.Event, worker: SimulatedWorker | None = None) -> None:
+    def happens(self, event: events.AgentEvent, worker: SimulatedWorker | None = None) -> None:
         """Something has come; the loop takes it up at once, unless it is stopped. worker: from whose pipe it came."""
         if self._world.now_ns < self.stopped_until_ns:
             self._inbox.append((event, worker))
         else:
             self._handle(event)
 
-    def _handle(self, event: events.Event) -> None:
+    def _handle(self, event: events.AgentEvent) -> None:
         """The session hears of it, and what it decides is done."""
         if not self.alive:
             return

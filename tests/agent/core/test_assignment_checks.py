@@ -7,7 +7,7 @@ from agent.core.assignment_checks import AHEAD_NS, LATE_NS, Capacity, misfit, od
 from common.plan.schema import Connections, Driver, Embedded, Fleet, Plan, Pools
 from common.protocol.messages import Assignment, PoolShare, TakeOver
 from common.units import NS_PER_S, Seconds
-from coordinator.core.shares import AgentCapacity, assign
+from coordinator.core.dealt_plan import AgentCapacity, assign
 from tests.support.protocol import fleet_plan
 
 CAPACITY = Capacity(threads=10_000, open_files=5_000, memory_bytes=1 << 30)

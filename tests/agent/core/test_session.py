@@ -7,8 +7,8 @@ import pytest
 
 from agent.core.actions import (
     Action,
+    AgentEvent,
     ConnectMetrics,
-    Event,
     Examined,
     Exit,
     KillWorkers,
@@ -956,7 +956,9 @@ def test_an_agent_is_prepared_once_its_metrics_connection_is_answered() -> None:
         (LinkDown(), ""),
     ],
 )
-def test_an_agent_whose_metrics_connection_alone_is_blocked_fails_before_the_start(event: Event, cause: str) -> None:
+def test_an_agent_whose_metrics_connection_alone_is_blocked_fails_before_the_start(
+    event: AgentEvent, cause: str
+) -> None:
     bench = AgentBench()
     bench.welcomed(attached=False)
     bench.hears(PREPARE)

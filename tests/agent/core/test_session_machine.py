@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.core.actions import (
     Action,
-    Event,
+    AgentEvent,
     Exit,
     KillWorkers,
     LinkDown,
@@ -100,7 +100,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
 
     # -- what happens
 
-    def happens(self, event: Event) -> None:
+    def happens(self, event: AgentEvent) -> None:
         if not self.left:
             self.perform(self.bench.do(event))
 
@@ -193,7 +193,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
     # -- the links, signals, time
 
     @rule(event=st.sampled_from([LinkUp(), LinkDown(), MetricsLinkUp(), LinkRefused(), MetricsLinkUp()]))
-    def link(self, event: Event) -> None:
+    def link(self, event: AgentEvent) -> None:
         self.happens(event)
 
     @rule(chance=st.integers(0, 9))

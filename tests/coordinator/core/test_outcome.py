@@ -33,23 +33,23 @@ def test_a_lost_agent_degrades_a_run_and_fails_it_beyond_tolerance(tolerate_lost
 
 
 def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_once() -> None:
-    ending = OutcomeTracker()
-    ending.trouble("a", "a worker died")
-    ending.trouble("a", "a worker died")
-    assert ending.outcome(ONE_LOST, 1) == (Outcome.DEGRADED, "lost b; a worker died", 5)
-    assert ending.outcome(ONE_LOST, 2) == (Outcome.DEGRADED, "lost b; a worker died", 0)
-    ending.trouble("b", "b ended early before it was lost")
-    assert ending.outcome(ONE_LOST, 2)[2] == 0
+    tracker = OutcomeTracker()
+    tracker.add_problem("a", "a worker died")
+    tracker.add_problem("a", "a worker died")
+    assert tracker.outcome(ONE_LOST, 1) == (Outcome.DEGRADED, "lost b; a worker died", 5)
+    assert tracker.outcome(ONE_LOST, 2) == (Outcome.DEGRADED, "lost b; a worker died", 0)
+    tracker.add_problem("b", "b ended early before it was lost")
+    assert tracker.outcome(ONE_LOST, 2)[2] == 0
 
 
 def test_an_interrupt_tells_before_all_else() -> None:
-    ending = OutcomeTracker(interrupted=True, aborted="the target is dead", exit_code=4)
-    assert ending.outcome(ONE_LOST, 0) == (Outcome.INTERRUPTED, "lost b", 130)
+    tracker = OutcomeTracker(interrupted=True, aborted="the target is dead", exit_code=4)
+    assert tracker.outcome(ONE_LOST, 0) == (Outcome.INTERRUPTED, "lost b", 130)
 
 
 def test_a_run_that_was_given_up_tells_why() -> None:
-    ending = OutcomeTracker(aborted="the target is dead", exit_code=4)
-    assert ending.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
+    tracker = OutcomeTracker(aborted="the target is dead", exit_code=4)
+    assert tracker.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
 
 
 LOSS = "the target was lost in second 3 of 10 and did not come back: ConnectionError 7"
@@ -66,15 +66,15 @@ def test_an_interrupted_run_against_a_lost_target_says_both() -> None:
 
 
 def test_a_run_that_was_given_up_for_its_target_says_how_that_was_lost() -> None:
-    ending = OutcomeTracker(aborted="no operation succeeded for 30 s", exit_code=4)
-    assert ending.outcome(ALL, 0, LOSS) == (Outcome.ABORTED, f"no operation succeeded for 30 s; {LOSS}", 4)
+    tracker = OutcomeTracker(aborted="no operation succeeded for 30 s", exit_code=4)
+    assert tracker.outcome(ALL, 0, LOSS) == (Outcome.ABORTED, f"no operation succeeded for 30 s; {LOSS}", 4)
 
 
 def test_trouble_of_one_agent_cannot_fill_the_report() -> None:
-    ending = OutcomeTracker()
+    tracker = OutcomeTracker()
     for number in range(10_000):
-        ending.trouble("a", f"agent a: worker process {number} died")
-    text = ending.outcome(ALL, 0)[1]
+        tracker.add_problem("a", f"agent a: worker process {number} died")
+    text = tracker.outcome(ALL, 0)[1]
     assert len(text) < 2000
     assert "more" in text
 

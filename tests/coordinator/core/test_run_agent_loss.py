@@ -45,9 +45,9 @@ def test_a_run_starts_with_at_least_so_many_agents_once_the_wait_is_over() -> No
     assert prepared_by(actions) == {"web1", "web2"}
     notes = [note.text for note in of_kind(actions, Note)]
     assert "starting with 2 of 3 agents after 20s, as --at-least 2 allows" in notes
-    shares = bench.run.state.shares
-    assert shares is not None
-    assert [len(share.pools) for share in shares.assignments.values()] == [2, 2]
+    dealt = bench.run.state.dealt_plan
+    assert dealt is not None
+    assert [len(share.pools) for share in dealt.assignments.values()] == [2, 2]
 
 
 def test_a_run_starts_before_the_wait_is_over_only_when_all_agents_are_there() -> None:

@@ -17,6 +17,7 @@ from common.protocol.messages import (
 from common.redaction import REDACTED
 from common.units import NS_PER_S
 from coordinator.core.actions import Progress
+from coordinator.core.dealt_plan import assign
 from coordinator.core.member import Member
 from coordinator.core.registry import Registry, capacities
 from coordinator.core.setup import (
@@ -30,7 +31,6 @@ from coordinator.core.setup import (
     preparing,
     refusal,
 )
-from coordinator.core.shares import assign
 from coordinator.journal.records import TargetFacts
 from tests.support.protocol import fleet_plan, hello, setup_for
 
@@ -105,19 +105,19 @@ def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:
 
 def test_more_connections_than_the_server_allows_are_warned_of() -> None:
     plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
-    shares = assign(plan, capacities(members("a")))
+    dealt = assign(plan, capacities(members("a")))
     target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
-    assert len(ceiling_lines(shares, target)) == 2
-    assert len(ceiling_lines(shares, msgspec.structs.replace(target, max_clients=100))) == 1
+    assert len(ceiling_lines(dealt, target)) == 2
+    assert len(ceiling_lines(dealt, msgspec.structs.replace(target, max_clients=100))) == 1
 
 
 @pytest.mark.parametrize(
     "pools", [Pools(client_pools=2, driver=Driver.WIRE), Pools(client_pools=2, connections=Connections.PREWARM)]
 )
 def test_connections_that_are_opened_in_any_case_and_cannot_be_are_warned_of_with_the_remedy(pools: Pools) -> None:
-    shares = assign(msgspec.structs.replace(fleet_plan(), pools=(pools,)), capacities(members("a")))
+    dealt = assign(msgspec.structs.replace(fleet_plan(), pools=(pools,)), capacities(members("a")))
     target = TargetFacts(url="", topology="standalone", server="", max_clients=30)
-    assert ceiling_lines(shares, target)[-1] == (
+    assert ceiling_lines(dealt, target)[-1] == (
         "warning: 100 is more than the 30 clients that the server allows (maxclients): some cannot open; raise "
         "maxclients on the server, or use fewer connections"
     )
@@ -127,32 +127,32 @@ def test_calls_that_may_need_more_files_than_a_local_agent_may_open_are_noted_on
     pools = Pools(client_pools=4, client_instances_per_pool=50, threads_per_pool=50)
     plan = msgspec.structs.replace(fleet_plan(), pools=(pools,))
     two = members("a", "b")
-    shares, setup = assign(plan, capacities(two)), setup_for(plan, expected=2)
-    assert files_lines(setup, shares, two) == []
+    dealt, setup = assign(plan, capacities(two)), setup_for(plan, expected=2)
+    assert files_lines(setup, dealt, two) == []
     short = replace(setup, host=two[0].host, open_files_limit=100)
-    [line] = files_lines(short, shares, two)
+    [line] = files_lines(short, dealt, two)
     assert line.startswith("note: a worker process may open 100 files (`ulimit -n`), but needs ")
-    assert files_lines(replace(short, host="another machine"), shares, two) == []
-    assert files_lines(replace(short, open_files_limit=1000), shares, two) == []
+    assert files_lines(replace(short, host="another machine"), dealt, two) == []
+    assert files_lines(replace(short, open_files_limit=1000), dealt, two) == []
 
 
 def test_a_run_against_a_cluster_multiplies_its_ceiling_by_the_nodes_but_not_that_of_a_node() -> None:
     plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
-    shares = assign(plan, capacities(members("a")))
+    dealt = assign(plan, capacities(members("a")))
     target = TargetFacts(url="", topology="cluster", server="", max_clients=100, primaries=3, replicas=3)
-    [_, product] = ceiling_lines(shares, target)
+    [_, product] = ceiling_lines(dealt, target)
     assert product == "that is for each node of the cluster: 100 x 6 nodes (3 primaries, 3 replicas) = 600"
-    assert ceiling_of(shares, target) == 600
-    assert ceiling_of(shares, msgspec.structs.replace(target, topology="sentinel")) == 100
-    assert "a node allows" in ceiling_lines(shares, msgspec.structs.replace(target, max_clients=99))[-1]
+    assert ceiling_of(dealt, target) == 600
+    assert ceiling_of(dealt, msgspec.structs.replace(target, topology="sentinel")) == 100
+    assert "a node allows" in ceiling_lines(dealt, msgspec.structs.replace(target, max_clients=99))[-1]
 
 
 def test_no_password_is_written_down() -> None:
     plan = fleet_plan()
     plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password="hunter2"))
     two = members("a", "b")
-    shares = assign(plan, capacities(two))
-    record = opened(setup_for(plan, 2), shares, two)
+    dealt = assign(plan, capacities(two))
+    record = opened(setup_for(plan, 2), dealt, two)
     assert record.plan.target.password == REDACTED
     assert [facts.agent_id for facts in record.agents] == ["a", "b"]
     assert "hunter2" not in repr(record)

@@ -82,9 +82,9 @@ def test_a_standby_takes_over_the_share_of_an_agent_whose_process_is_gone() -> N
     bench = bench_with_standby()
     [order] = to(killed(bench, "web2"), "web3", Prepare)
     assert isinstance(order, Prepare)
-    shares = bench.run.state.shares
-    assert shares is not None
-    assert order.assignment == msgspec.structs.replace(shares.assignments["web2"], preloads=False)
+    dealt = bench.run.state.dealt_plan
+    assert dealt is not None
+    assert order.assignment == msgspec.structs.replace(dealt.assignments["web2"], preloads=False)
     actions = taken_over(bench)
     t0_ns = bench.run.state.t0_ns
     assert t0_ns is not None
@@ -327,9 +327,9 @@ def test_before_the_start_a_standby_gets_the_share_of_a_lost_agent_as_it_is() ->
     bench = RunBench(plan_of(), expected=2)
     bench.preparing("web1", "web2")
     bench.hello("web3")
-    shares = bench.run.state.shares
-    assert shares is not None
-    share = shares.assignments["web2"]
+    dealt = bench.run.state.dealt_plan
+    assert dealt is not None
+    share = dealt.assignments["web2"]
     [order] = to(killed(bench, "web2"), "web3", Prepare)
     assert isinstance(order, Prepare)
     assert order.assignment == share

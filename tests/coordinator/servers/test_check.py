@@ -22,7 +22,7 @@ from common.plan.schema import (
 )
 from common.plan.schema.target import Tls, Verify
 from common.units import Bytes, Count
-from coordinator.core.shares import assign
+from coordinator.core.dealt_plan import assign
 from coordinator.plan_view import expected_agents
 from coordinator.servers import check as checking
 from coordinator.servers.check import CheckLine, CheckReport, check, check_files

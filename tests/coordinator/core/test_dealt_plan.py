@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.errors import FleetError
 from common.plan.schema import Fleet, Load, Plan, Pools
 from common.units import Count, PerSecond
-from coordinator.core.shares import AgentCapacity, assign, connection_ceiling, split
+from coordinator.core.dealt_plan import AgentCapacity, assign, connection_ceiling, split
 from tests.support.stages import stage
 
 AGENTS = st.lists(st.integers(1, 8), min_size=1, max_size=6).map(
@@ -29,44 +29,44 @@ PLANS = st.builds(Plan, pools=GROUPS, fleet=st.builds(Fleet, per_agent=st.boolea
 
 @given(PLANS, AGENTS)
 def test_every_pool_is_dealt_once_and_threads_are_numbered_without_gap(plan: Plan, agents: list[AgentCapacity]) -> None:
-    shares = assign(plan, agents)
-    assert list(shares.assignments) == [agent.agent_id for agent in agents]
+    dealt = assign(plan, agents)
+    assert list(dealt.assignments) == [agent.agent_id for agent in agents]
     pools = sorted(
-        (share for assignment in shares.assignments.values() for share in assignment.pools),
+        (share for assignment in dealt.assignments.values() for share in assignment.pools),
         key=lambda share: share.number,
     )
-    assert [share.number for share in pools] == list(range(shares.pools_total))
+    assert [share.number for share in pools] == list(range(dealt.pools_total))
     threads = [
         share.first_thread + thread
         for share in pools
-        for thread in range(shares.plan.pools[share.group].threads_per_pool)
+        for thread in range(dealt.plan.pools[share.group].threads_per_pool)
     ]
-    assert threads == list(range(shares.threads_total))
-    for number, group in enumerate(shares.plan.pools):
+    assert threads == list(range(dealt.threads_total))
+    for number, group in enumerate(dealt.plan.pools):
         assert group.client_pools == sum(share.group == number for share in pools)
 
 
 @given(PLANS, AGENTS)
 def test_all_are_told_the_same_and_nothing_more_is_to_be_multiplied(plan: Plan, agents: list[AgentCapacity]) -> None:
-    shares = assign(plan, agents)
-    for assignment in shares.assignments.values():
-        assert assignment.plan == shares.plan
-        assert assignment.threads_total == shares.threads_total
-    assert not shares.plan.fleet.per_agent
-    assert assign(shares.plan, agents).pools_total == shares.pools_total
+    dealt = assign(plan, agents)
+    for assignment in dealt.assignments.values():
+        assert assignment.plan == dealt.plan
+        assert assignment.threads_total == dealt.threads_total
+    assert not dealt.plan.fleet.per_agent
+    assert assign(dealt.plan, agents).pools_total == dealt.pools_total
 
 
 @given(PLANS, AGENTS)
 def test_the_ceiling_is_the_sum_over_all_pools_dealt(plan: Plan, agents: list[AgentCapacity]) -> None:
-    shares = assign(plan, agents)
-    dealt = [shares.plan.pools[share.group] for assignment in shares.assignments.values() for share in assignment.pools]
-    assert shares.connection_ceiling == sum(group.client_instances_per_pool * group.max_connections for group in dealt)
+    dealt = assign(plan, agents)
+    groups = [dealt.plan.pools[share.group] for assignment in dealt.assignments.values() for share in assignment.pools]
+    assert dealt.connection_ceiling == sum(group.client_instances_per_pool * group.max_connections for group in groups)
 
 
 def test_what_does_not_divide_goes_to_the_agent_with_the_fewest_threads_for_its_processes() -> None:
     plan = Plan(pools=(Pools(name="first", client_pools=2), Pools(name="second", client_pools=1)))
-    shares = assign(plan, [AgentCapacity("small", 1), AgentCapacity("large", 4)])
-    groups = {name: [share.group for share in dealt.pools] for name, dealt in shares.assignments.items()}
+    dealt = assign(plan, [AgentCapacity("small", 1), AgentCapacity("large", 4)])
+    groups = {name: [share.group for share in part.pools] for name, part in dealt.assignments.items()}
     assert groups == {"small": [0], "large": [0, 1]}
 
 
@@ -113,23 +113,23 @@ def test_per_agent_multiplies_pools_rate_and_requests() -> None:
         load=Load(requests=Count(100), rate_per_s=PerSecond(10)),
         fleet=Fleet(per_agent=True),
     )
-    shares = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 7), AgentCapacity("c", 1)])
-    assert [len(assignment.pools) for assignment in shares.assignments.values()] == [2, 2, 2]
-    assert shares.plan.load.requests == 300
-    assert shares.plan.load.rate_per_s == 30
-    assert shares.plan.pools[0].client_pools == 6
+    dealt = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 7), AgentCapacity("c", 1)])
+    assert [len(assignment.pools) for assignment in dealt.assignments.values()] == [2, 2, 2]
+    assert dealt.plan.load.requests == 300
+    assert dealt.plan.load.rate_per_s == 30
+    assert dealt.plan.pools[0].client_pools == 6
 
 
 def test_per_agent_multiplies_the_rates_of_stages() -> None:
     plan = Plan(load=Load(stages=(stage(1, 10), stage(2), stage(3, 20))), fleet=Fleet(per_agent=True))
-    shares = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 1)])
-    assert shares.plan.load.stages == (stage(1, 20), stage(2), stage(3, 40))
+    dealt = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 1)])
+    assert dealt.plan.load.stages == (stage(1, 20), stage(2), stage(3, 40))
 
 
 def test_the_example_of_the_requested_architecture_makes_300_connections_and_8_threads() -> None:
     group = Pools(client_pools=2, client_instances_per_pool=3, threads_per_pool=4, max_connections=50)
-    shares = assign(Plan(pools=(group,)), [AgentCapacity("a", 1), AgentCapacity("b", 1)])
-    assert (shares.connection_ceiling, shares.threads_total) == (300, 8)
+    dealt = assign(Plan(pools=(group,)), [AgentCapacity("a", 1), AgentCapacity("b", 1)])
+    assert (dealt.connection_ceiling, dealt.threads_total) == (300, 8)
     assert connection_ceiling(Plan(pools=(group,)), 99) == 300
 
 

@@ -31,7 +31,7 @@ class AgentCapacity:
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
+class DealtPlan:
     """What everybody does. plan: its numbers are the fleet's, whatever `per_agent` said. assignments: by agent id, in
     the agents' order, one for each, though it may hold no pool."""
 
@@ -42,7 +42,7 @@ class Shares:
     connection_ceiling: int
 
 
-def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> Shares:
+def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> DealtPlan:
     """Each agent's share. Pools are numbered, and so are threads, through the groups and in each through the agents.
 
     Raises FleetError without agents.
@@ -60,12 +60,12 @@ def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> Shares:
         for agent, pools in zip(agents, dealt, strict=True)
     }
     processes = sum(agent.processes for agent in agents)
-    return Shares(fleet, assignments, sum(map(sum, counts)), threads_total, connection_ceiling(fleet, processes))
+    return DealtPlan(fleet, assignments, sum(map(sum, counts)), threads_total, connection_ceiling(fleet, processes))
 
 
-def oversized(shares: Shares) -> str:
+def oversized(dealt: DealtPlan) -> str:
     """Why a share cannot be sent to its agent; "" if all can."""
-    agent_id, largest = max(shares.assignments.items(), key=lambda item: len(item[1].pools))
+    agent_id, largest = max(dealt.assignments.items(), key=lambda item: len(item[1].pools))
     size = len(msgspec.msgpack.encode(to_builtins(largest))) + _ENVELOPE_BYTES
     if size <= MAX_MESSAGE_BYTES:
         return ""

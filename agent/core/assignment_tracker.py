@@ -1,4 +1,4 @@
-"""An agent's share of a run while it lasts: which worker process has which pools, and how far each has come. Pure."""
+"""Tracks an agent's assignment: the pools of each worker process, and what each process has reported. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SAY_EVERY_NS = 5 * NS_PER_S
 
 
 class PreparationReports:
-    """How often progress is reported: each step to the coordinator, a line now and then to the person."""
+    """Limits progress reports: some a second for the coordinator, and a line every few seconds for the user."""
 
     def __init__(self, now_ns: int) -> None:
         self._reports = LineLimit("the preparation", now_ns)
@@ -39,12 +39,9 @@ class PreparationReports:
         """(whether to notify the coordinator, the line for the user or "")."""
         is_done = progress.done == progress.total
         if progress.done < progress.total and not self._reports.take(now_ns):
-            return False, ""  # the next one is not far: each of many worker processes has ten a second
-        if (
-            progress.step is not PreparationStep.PRELOAD
-            or not progress.total
-            or not (now_ns >= self._say_due_ns or is_done)
-        ):
+            return False, ""  # the next report comes soon: each worker process sends ten a second
+        is_preload = progress.step is PreparationStep.PRELOAD and progress.total > 0
+        if not is_preload or not (now_ns >= self._say_due_ns or is_done):
             return True, ""
         self._say_due_ns = now_ns + SAY_EVERY_NS
         return True, f"{progress.step.value} {progress.done:,} of {progress.total:,}"
@@ -71,16 +68,16 @@ class _Process:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What all processes together have to report, up to a second that is complete."""
+    """Metrics of all processes up to a complete second."""
 
     through: int
     intervals: tuple[IntervalMetrics, ...]
 
 
 @dataclass(slots=True)
-class Share:
-    """Empty until `of` fills it. Process numbers are positions in `assignments`. lease_ns: how long it is carried on
-    without word from its coordinator."""
+class AssignmentTracker:
+    """An assignment while it lasts; empty until `of` fills it. assignments: one for each worker process, by its number.
+    lease_ns: how long the load continues without the coordinator."""
 
     assignments: tuple[Assignment, ...] = ()
     lease_ns: int = 0
@@ -91,8 +88,8 @@ class Share:
     _period: int | None = None
 
     @classmethod
-    def of(cls, assignment: Assignment, processes: int) -> Share:
-        """Deal the pools over so many processes in turn; fewer processes when there are fewer pools."""
+    def of(cls, assignment: Assignment, processes: int) -> AssignmentTracker:
+        """Deal the pools to at most this number of processes, in turn."""
         dealt = pools_by_process(assignment.pools, processes)
         assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in dealt)
         plan, total = assignment.plan, assignment.threads_total
@@ -113,12 +110,12 @@ class Share:
 
     @property
     def drain_ns(self) -> int:
-        """How long operations in flight may take to come to an end."""
+        """How long operations in flight may take."""
         return self.assignments[0].plan.fleet.drain_s.ns if self.assignments else 0
 
     def overdue_ns(self, t0_ns: int, now_ns: int, overtime_ns: int) -> int | None:
-        """When processes that are started now, or at `t0_ns` if that lies ahead, and still run must be taken for stuck;
-        None where the plan sets no end in time."""
+        """When processes that still run are stuck; None for a load without an end in time. They start now, or at
+        `t0_ns` if that is later."""
         end_ns = timeline(self.assignments[0].plan.load).end_ns if self.assignments else None
         if end_ns is None:
             return None
@@ -126,49 +123,47 @@ class Share:
 
     @property
     def alive(self) -> int:
-        """Processes that have not ended."""
+        """How many processes have not ended."""
         return sum(not process.over for process in self._processes)
 
     @property
     def connections_open(self) -> int:
-        """TCP connections that were open when the processes were ready."""
+        """How many TCP connections were open when the processes were ready."""
         return sum(process.connections_open for process in self._processes)
 
     @property
     def all_prepared(self) -> bool:
-        """Every process is ready to start."""
+        """Whether every process is ready to start."""
         return all(process.prepared for process in self._processes)
 
     @property
     def all_over(self) -> bool:
-        """No process has anything more to do or to say."""
+        """Whether every process has reported everything, or is lost."""
         return all(process.over for process in self._processes)
 
     def preparing(self, process: int, message: Preparing) -> None:
-        """A process has come so far."""
+        """A process reports its progress."""
         self._processes[process].steps[message.step] = message
 
     def progress(self) -> Preparing:
-        """Progress of all processes together: of the preload until all of it is done, then of what comes after it."""
-        preload, connections = (
-            self._told(PreparationStep.PRELOAD, self._preload_commands),
-            self._told(PreparationStep.CONNECTIONS),
-        )
+        """Progress of all processes: of the preload until it is complete, then of opening connections."""
+        preload = self._progress_of(PreparationStep.PRELOAD, self._preload_commands)
+        connections = self._progress_of(PreparationStep.CONNECTIONS)
         return preload if preload.done < preload.total or not connections.total else connections
 
-    def _told(self, step: PreparationStep, total: int | None = None) -> Preparing:
-        told = [process.steps[step] for process in self._processes if step in process.steps]
-        total = sum(part.total for part in told) if total is None else total
-        return Preparing(step=step, done=sum(part.done for part in told), total=total)
+    def _progress_of(self, step: PreparationStep, total: int | None = None) -> Preparing:
+        reports = [process.steps[step] for process in self._processes if step in process.steps]
+        total = sum(report.total for report in reports) if total is None else total
+        return Preparing(step=step, done=sum(report.done for report in reports), total=total)
 
     @property
     def has_preloaded(self) -> bool:
-        """Whether any process has begun to."""
+        """Whether any process has begun to preload."""
         return any(PreparationStep.PRELOAD in process.steps for process in self._processes)
 
     @property
     def preloaded(self) -> Preloaded | None:
-        """What all processes together have preloaded; None where nothing was to be."""
+        """The keys that all processes have preloaded; None without a preload."""
         return Preloaded.merge(process.preloaded for process in self._processes)
 
     def as_prepared(self) -> Prepared:
@@ -182,11 +177,11 @@ class Share:
         self._processes[process].preloaded = message.preloaded
 
     def failed(self, process: int, reason: str) -> None:
-        """A process says why it is about to end."""
+        """A process reports why it is about to end."""
         self._processes[process].reason = reason
 
     def reported(self, process: int, message: WorkerMetrics) -> None:
-        """A process reports what was added."""
+        """A process reports new metrics."""
         state = self._processes[process]
         state.through = max(state.through, message.through)
         state.reported_operations += sum(part.operations for part in message.intervals)
@@ -197,13 +192,13 @@ class Share:
         self._processes[process].final = message
 
     def exited(self, process: int, exit_code: int | None) -> WorkerLost | None:
-        """A process ended; None when it had finished before, or is known to be lost."""
+        """A process ended. Returns None if it had finished, or was lost before."""
         if process not in self or self._processes[process].over:
             return None
         return self._lose(process, exit_code)
 
     def give_up(self) -> list[WorkerLost]:
-        """Processes that are not over are lost."""
+        """Count processes that have not finished as lost."""
         return [self._lose(number, None) for number, process in enumerate(self._processes) if not process.over]
 
     def _lose(self, process: int, exit_code: int | None) -> WorkerLost:
@@ -214,16 +209,18 @@ class Share:
         return WorkerLost(process=process, exit_code=exit_code, reason=reason)
 
     def take_report(self, period: int | None = None) -> Report | None:
-        """What may be sent now: seconds that every process has completed, and all late additions to them. period: the
-        number of the present reporting period: there is a report when the next period begins, and when all is over;
-        None: as soon as a second is complete."""
+        """Take the metrics to send now: seconds that every process has completed, and late additions to them.
+
+        period: number of the current reporting period. A report is due when the next period begins, and when all
+        processes are over. None: a report is due when a second is complete.
+        """
         if period is not None and not self.all_over and (self._period is None or period == self._period):
             self._period = period
             return None
         running = [process.through for process in self._processes if not process.over]
         known = [process.through for process in self._processes] + [part.last for part in self._unsent]
         through = min(running) if running else max(known, default=-1)
-        through = max(through, self._through)  # a process that ended early must not hold the others back
+        through = max(through, self._through)  # a process that ended early must not delay the others
         ready = [part for part in self._unsent if part.last <= through]
         if not ready and through == self._through:
             return None
@@ -233,7 +230,7 @@ class Share:
         return Report(through, tuple(seconds) if period is None else joined_seconds(seconds))
 
     def final(self, next_seq: int, reason: str) -> Final:
-        """What all processes together did; those lost count with what they had reported."""
+        """The totals of all processes; lost ones count with what they had reported."""
         finals = [process.final for process in self._processes if process.final is not None]
         lost = [process for process in self._processes if process.lost]
         reported_by_lost = sum(process.reported_operations for process in lost)
