@@ -10,8 +10,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from coordinator.embedded import HOST, _server_binary
 
 SERVICE = "mymaster"
 _UP_WITHIN_S = 30
+_POLL_S = 0.01
 _ATTEMPTS = 5
 _BASE_OPTIONS = ("--save", "", "--appendonly", "no", "--bind", HOST, "--repl-diskless-sync-delay", "0")
 
@@ -67,6 +70,16 @@ class Group:
     nodes: list[ServerNode] = field(default_factory=list)
     sentinels: list[ServerNode] = field(default_factory=list)
 
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """The ports of all processes, Sentinels last."""
+        return tuple(node.port for node in (*self.nodes, *self.sentinels))
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids in the order of `ports`."""
+        return tuple(node.process.pid for node in (*self.nodes, *self.sentinels))
+
     def calls(self, command: str) -> int:
         """Calls of one command on all nodes together, rejected calls included."""
         rows = [node.client().info("commandstats").get(f"cmdstat_{command}", {}) for node in self.nodes]
@@ -80,6 +93,7 @@ def until(what: Callable[[], bool]) -> None:
         with contextlib.suppress(redis.RedisError, OSError):
             if what():
                 return
+        time.sleep(_POLL_S)
     raise AssertionError(f"{what} was not true within {_UP_WITHIN_S} s")
 
 
@@ -168,6 +182,8 @@ def start_cluster(replicas: int = 1, *more: str) -> Iterator[Group]:
             node.ask("CLUSTER", "REPLICATE", ids[number % 3])
         for node in nodes:
             until(lambda node=node: _agrees(node, len(nodes)))  # type: ignore[misc]
+        for node in nodes[:3] if replicas else ():
+            until(partial(_replicates, node))
         yield Group(f"redis+cluster://{HOST}:{nodes[0].port},{HOST}:{nodes[1].port}", nodes)
 
 
@@ -200,6 +216,13 @@ def uncovered(group: Group, first: int, last: int) -> Iterator[Callable[[], None
         yield restore
     finally:
         restore()
+
+
+def _replicates(primary: ServerNode) -> bool:
+    """Whether the primary's replica receives writes. That may take a second after the link is up."""
+    with primary.client() as client:
+        client.execute_command("FLUSHDB")
+        return int(client.execute_command("WAIT", 1, 100)) >= 1
 
 
 def _serves(node: ServerNode, slot: int) -> bool:
@@ -251,6 +274,7 @@ def start_sentinels(
         try:
             for sentinel in sentinels:
                 until(lambda sentinel=sentinel: len(sentinel.ask("SENTINEL", "REPLICAS", SERVICE)) == 1)  # type: ignore[misc]
+            until(partial(_replicates, primary))
             hosts = ",".join(f"{HOST}:{sentinel.port}" for sentinel in sentinels)
             yield Group(f"redis+sentinel://{hosts}/{SERVICE}", [primary, replica], sentinels)
         finally:

@@ -1,4 +1,7 @@
-"""Servers that make one target together: a cluster, and a primary with Sentinels. Each node can be asked by itself."""
+"""Clusters and Sentinels to test against: clients of each process, failovers and moving slots.
+
+`scripts.shapes.targets` starts the servers, as for all other shapes.
+"""
 
 from __future__ import annotations
 
@@ -7,80 +10,80 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 from redis.sentinel import Sentinel
 
-from common.plan.schema import Embedded
 from common.redis_client import failure_of
-from coordinator.embedded import HOST, EmbeddedServer, open_embedded
-from coordinator.embedded.layouts import SERVICE
+from coordinator.embedded import HOST, EmbeddedServer
+from scripts.shapes.targets import Group as Servers
+from scripts.shapes.targets import start_cluster as start_cluster_servers
+from scripts.shapes.targets import start_sentinels as start_sentinel_servers
 from tests.support.runs import wait_until
 
 
 class Group:
-    """What both have. Clients made here are closed with it."""
+    """The common part of both groups. Closes the clients that it opened."""
 
-    def __init__(self, embedded: EmbeddedServer) -> None:
-        self._embedded = embedded
+    def __init__(self, servers: Servers | EmbeddedServer) -> None:
+        self._servers = servers
         self._clients = contextlib.ExitStack()
         self._asking: dict[int, redis.Redis] = {}
 
     @property
     def url(self) -> str:
-        return self._embedded.url
+        return self._servers.url
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Of all processes, Sentinels last."""
-        return self._embedded.ports
+        """The ports of all processes, Sentinels last."""
+        return self._servers.ports
 
     @property
     def pids(self) -> tuple[int, ...]:
-        return self._embedded.pids
+        return self._servers.pids
 
     def at(self, port: int) -> redis.Redis:
-        """A client of this one process; its replies are text."""
+        """A client of the process at this port, with text replies."""
         if port not in self._asking:
             self._asking[port] = self._node_client(port, decode_responses=True)
         return self._asking[port]
 
     def role(self, port: int) -> str:
-        """ "master" or "slave", as the server says."""
+        """Return "master" or "slave"."""
         return str(self.at(port).info("replication")["role"])
 
     def calls(self, command: str, port: int) -> int:
-        """What commandstats of this process says of one command, rejected calls included."""
+        """Count the calls of a command in this process, including rejected calls."""
         row = self.at(port).info("commandstats").get(f"cmdstat_{command}", {})
         return int(row.get("calls", 0) + row.get("rejected_calls", 0))
 
     def kill(self, port: int) -> None:
-        """End this one process as SIGKILL does."""
+        """Kill the process at this port."""
         os.kill(dict(zip(self.ports, self.pids, strict=True))[port], signal.SIGKILL)
 
     def disconnect(self) -> None:
-        """Close all clients that were made; others can be made."""
+        """Close all clients. New ones may be opened."""
         self._clients.close()
         self._asking.clear()
-
-    def close(self) -> None:
-        self.disconnect()
-        self._embedded.stop()
 
     def _node_client(self, port: int, **options: Any) -> redis.Redis:
         return self._clients.enter_context(redis.Redis(host=HOST, port=port, socket_timeout=5.0, **options))
 
     def follows(self, port: int) -> bool:
-        """Whether it is a replica that is in touch with its primary."""
+        """Whether the process is a replica with a link to its primary."""
         with contextlib.suppress(redis.RedisError):
             return self.at(port).info("replication").get("master_link_status") == "up"
         return False
 
 
+G = TypeVar("G", bound=Group)
+
+
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A node as the cluster sees it. primary: the port of its primary, None for a primary. slots: ranges served."""
+    """A node as the cluster reports it. primary: the port of its primary, None for a primary. slots: served ranges."""
 
     port: int
     name: str
@@ -89,17 +92,17 @@ class ClusterNode:
 
 
 class ClusterGroup(Group):
-    """Three primaries and a replica of each."""
+    """Three primaries with a replica each."""
 
     def client(self, **options: Any) -> Any:
-        """A `redis.RedisCluster`; options are its own."""
+        """Open a `redis.RedisCluster` with these options."""
         client = redis.RedisCluster(host=HOST, port=self._alive(), socket_timeout=5.0, **options)
         self._clients.callback(client.close)
         return client
 
     @property
     def nodes(self) -> list[ClusterNode]:
-        """All that are not failed, as one that is alive sees them, in the order of `ports`."""
+        """All nodes that have not failed, in the order of `ports`, as a live node reports them."""
         seen = {
             int(place.rpartition(":")[2]): row
             for place, row in self.at(self._alive()).execute_command("CLUSTER NODES").items()
@@ -135,7 +138,7 @@ class ClusterGroup(Group):
         return next(node.port for node in self.nodes if node.primary == primary)
 
     def failover(self, primary: int | None = None) -> tuple[int, int]:
-        """A primary (the first one, if not said) and its replica change places, and everybody knows.
+        """Swap a primary (by default the first) and its replica, and wait until all nodes know.
 
         Returns (port of the old primary, port of the new one).
         """
@@ -147,7 +150,7 @@ class ClusterGroup(Group):
         return old, new
 
     def move_slot(self, slot: int, to: int) -> None:
-        """The slot and its keys go to the primary with the port `to`, and everybody knows."""
+        """Move a slot and its keys to the primary at the port `to`, and wait until all nodes know."""
         with self.migrating(slot, to) as source:
             name = self.at(to).execute_command("CLUSTER MYID")
             for port in (to, source, *(port for port in self.primaries if port not in (to, source))):
@@ -156,8 +159,8 @@ class ClusterGroup(Group):
 
     @contextlib.contextmanager
     def migrating(self, slot: int, to: int) -> Iterator[int]:
-        """While it lasts, the slot is on its way to the primary with the port `to`, where its keys are already: its
-        owner answers ASK. Yields the owner's port; a slot that was not handed over is brought back."""
+        """Within it, the slot migrates to the primary at the port `to`, which already has its keys: the owner answers
+        with ASK. Yields the owner's port. At the end, a slot that was not handed over goes back."""
         source = self.owner(slot)
         names = {port: self.at(port).execute_command("CLUSTER MYID") for port in (source, to)}
         self.at(to).execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
@@ -202,7 +205,9 @@ class ClusterGroup(Group):
 class SentinelGroup(Group):
     """A primary, its replica, and three Sentinels that watch them."""
 
-    service = SERVICE
+    @property
+    def service(self) -> str:
+        return self.url.rpartition("/")[2]
 
     @property
     def sentinels(self) -> tuple[int, ...]:
@@ -211,27 +216,27 @@ class SentinelGroup(Group):
 
     @property
     def primary(self) -> int:
-        """The port of the data's primary, as the first Sentinel says."""
+        """The port of the primary, as the first Sentinel reports it."""
         return self._primary_seen_by(self.sentinels[0])
 
     @property
     def replica(self) -> int:
-        """The port of the other one."""
+        """The port of the replica."""
         return next(port for port in self.ports[:2] if port != self.primary)
 
     def client(self, **options: Any) -> redis.Redis:
-        """A client of the primary, found by the Sentinels; options are those of `redis.Redis`."""
-        client: redis.Redis = self._sentinel().master_for(SERVICE, **{"socket_timeout": 5.0, **options})
+        """Open a client of the primary, found by the Sentinels; options are those of `redis.Redis`."""
+        client: redis.Redis = self._sentinel().master_for(self.service, **{"socket_timeout": 5.0, **options})
         return self._clients.enter_context(client)
 
     def failover(self) -> tuple[int, int]:
-        """The replica becomes the primary, and every Sentinel knows; the old primary follows it some 8 s later.
+        """Make the replica the primary, and wait until all Sentinels know. The old primary follows some 8 s later.
 
         Returns (port of the old primary, port of the new one).
         """
         old, new = self.primary, self.replica
-        # Refused as long as the Sentinel has not heard from the replica lately.
-        wait_until(self._is_ordered, "a failover that is taken on")
+        # The Sentinel refuses until it has heard from the replica recently.
+        wait_until(self._is_ordered, "an accepted failover")
         wait_until(lambda: all(self._primary_seen_by(port) == new for port in self.sentinels), "news of the failover")
         return old, new
 
@@ -243,14 +248,14 @@ class SentinelGroup(Group):
 
     def _is_ordered(self) -> bool:
         try:
-            return bool(self.at(self.sentinels[0]).execute_command("SENTINEL FAILOVER", SERVICE))
+            return bool(self.at(self.sentinels[0]).execute_command("SENTINEL FAILOVER", self.service))
         except redis.ResponseError as error:
             if failure_of(error).name != "NOGOODSLAVE":
                 raise
             return False
 
     def _primary_seen_by(self, sentinel: int) -> int:
-        return int(self.at(sentinel).execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+        return int(self.at(sentinel).execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self.service)[1])
 
     def _sentinel(self) -> Sentinel:
         asked: Any = Sentinel([], socket_timeout=5.0)
@@ -260,13 +265,22 @@ class SentinelGroup(Group):
 
 @contextlib.contextmanager
 def start_cluster() -> Iterator[ClusterGroup]:
-    """A cluster, up and empty."""
-    with contextlib.closing(ClusterGroup(open_embedded(Embedded.CLUSTER))) as group:
+    """Start an empty cluster."""
+    with start_cluster_servers() as servers, used(ClusterGroup(servers)) as group:
         yield group
 
 
 @contextlib.contextmanager
 def start_sentinels() -> Iterator[SentinelGroup]:
-    """A primary and a replica with Sentinels, up and empty."""
-    with contextlib.closing(SentinelGroup(open_embedded(Embedded.SENTINEL))) as group:
+    """Start an empty primary and its replica, with Sentinels."""
+    with start_sentinel_servers() as servers, used(SentinelGroup(servers)) as group:
         yield group
+
+
+@contextlib.contextmanager
+def used(group: G) -> Iterator[G]:
+    """Close the clients of a group at the end."""
+    try:
+        yield group
+    finally:
+        group.disconnect()

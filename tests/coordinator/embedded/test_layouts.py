@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,7 +16,7 @@ from common.errors import TargetError
 from common.plan.schema import Embedded
 from coordinator.embedded import EmbeddedServer, open_embedded, servers
 from coordinator.embedded.layouts import SERVICE
-from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
+from tests.support.groups import ClusterGroup, SentinelGroup, used
 from tests.support.runs import wait_until
 
 GROUPS = [Embedded.CLUSTER, Embedded.SENTINEL]
@@ -29,9 +30,21 @@ with open_embedded(Embedded(sys.argv[1])) as servers:
 """
 
 
+@pytest.fixture
+def embedded_cluster() -> Iterator[ClusterGroup]:
+    with open_embedded(Embedded.CLUSTER) as started, used(ClusterGroup(started)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def embedded_sentinel() -> Iterator[SentinelGroup]:
+    with open_embedded(Embedded.SENTINEL) as started, used(SentinelGroup(started)) as group:
+        yield group
+
+
 @pytest.mark.usefixtures("no_leaks")
 def test_a_cluster_has_three_primaries_with_a_replica_each_and_serves_all_slots() -> None:
-    with start_cluster() as cluster:
+    with open_embedded(Embedded.CLUSTER) as started, used(ClusterGroup(started)) as cluster:
         nodes = cluster.nodes
         assert len(nodes) == 6
         assert sorted(slot for node in nodes for served in node.slots for slot in served) == list(range(16384))
@@ -46,7 +59,7 @@ def test_a_cluster_has_three_primaries_with_a_replica_each_and_serves_all_slots(
 
 @pytest.mark.usefixtures("no_leaks")
 def test_sentinels_know_the_primary_its_replica_and_each_other() -> None:
-    with start_sentinels() as group:
+    with open_embedded(Embedded.SENTINEL) as started, used(SentinelGroup(started)) as group:
         places = ",".join(f"127.0.0.1:{port}" for port in group.sentinels)
         assert group.url == f"redis+sentinel://{places}/{SERVICE}"
         for port in group.sentinels:
@@ -122,43 +135,43 @@ def test_a_cluster_does_not_use_a_port_that_another_process_has_taken(
     taken, free_ports = shared_cluster.ports[0], servers._free_ports
     attempts = iter((lambda ports: [*ports[:-1], taken], lambda ports: ports))
     monkeypatch.setattr(servers, "_free_ports", lambda count: next(attempts)(free_ports(count)))
-    with start_cluster() as cluster:
+    with open_embedded(Embedded.CLUSTER) as started, used(ClusterGroup(started)) as cluster:
         assert taken not in cluster.ports
         assert len(cluster.nodes) == 6
     assert len(shared_cluster.nodes) == 6
 
 
-def test_a_replica_takes_over_by_command_and_when_its_primary_dies(valkey_cluster: ClusterGroup) -> None:
-    client = valkey_cluster.client()
+def test_a_replica_takes_over_by_command_and_when_its_primary_dies(embedded_cluster: ClusterGroup) -> None:
+    client = embedded_cluster.client()
     client.set("a", 1)
-    old, new = valkey_cluster.failover(valkey_cluster.owner(key_slot(b"a")))
-    assert valkey_cluster.owner(key_slot(b"a")) == new
-    assert valkey_cluster.replica_of(new) == old
-    valkey_cluster.kill(new)
-    wait_until(lambda: old in valkey_cluster.primaries, "the second failover")
-    assert valkey_cluster.at(old).get("a") == "1"
+    old, new = embedded_cluster.failover(embedded_cluster.owner(key_slot(b"a")))
+    assert embedded_cluster.owner(key_slot(b"a")) == new
+    assert embedded_cluster.replica_of(new) == old
+    embedded_cluster.kill(new)
+    wait_until(lambda: old in embedded_cluster.primaries, "the second failover")
+    assert embedded_cluster.at(old).get("a") == "1"
 
 
-def test_a_slot_migrates_with_its_keys_and_redirects_meanwhile(valkey_cluster: ClusterGroup) -> None:
+def test_a_slot_migrates_with_its_keys_and_redirects_meanwhile(embedded_cluster: ClusterGroup) -> None:
     slot = key_slot(b"a")
-    valkey_cluster.client().set("a", 1)
-    source = valkey_cluster.owner(slot)
-    to = next(port for port in valkey_cluster.primaries if port != source)
-    with valkey_cluster.migrating(slot, to), pytest.raises(redis.exceptions.AskError):
-        valkey_cluster.at(source).get("a")
-    assert valkey_cluster.at(source).get("a") == "1"
-    valkey_cluster.move_slot(slot, to)
+    embedded_cluster.client().set("a", 1)
+    source = embedded_cluster.owner(slot)
+    to = next(port for port in embedded_cluster.primaries if port != source)
+    with embedded_cluster.migrating(slot, to), pytest.raises(redis.exceptions.AskError):
+        embedded_cluster.at(source).get("a")
+    assert embedded_cluster.at(source).get("a") == "1"
+    embedded_cluster.move_slot(slot, to)
     with pytest.raises(redis.exceptions.MovedError):
-        valkey_cluster.at(source).get("a")
-    assert valkey_cluster.at(to).get("a") == "1"
+        embedded_cluster.at(source).get("a")
+    assert embedded_cluster.at(to).get("a") == "1"
 
 
-def test_sentinels_fail_over_by_command_and_when_the_primary_dies(valkey_sentinel: SentinelGroup) -> None:
-    valkey_sentinel.client().set("a", 1)
-    old, new = valkey_sentinel.failover()
-    assert valkey_sentinel.primary == new
-    assert valkey_sentinel.at(new).get("a") == "1"
-    wait_until(lambda: valkey_sentinel.follows(old), "the old primary's return")
-    valkey_sentinel.kill(new)
-    wait_until(lambda: valkey_sentinel.primary == old, "the second failover", 30.0)
-    assert valkey_sentinel.at(old).get("a") == "1"
+def test_sentinels_fail_over_by_command_and_when_the_primary_dies(embedded_sentinel: SentinelGroup) -> None:
+    embedded_sentinel.client().set("a", 1)
+    old, new = embedded_sentinel.failover()
+    assert embedded_sentinel.primary == new
+    assert embedded_sentinel.at(new).get("a") == "1"
+    wait_until(lambda: embedded_sentinel.follows(old), "the old primary's return")
+    embedded_sentinel.kill(new)
+    wait_until(lambda: embedded_sentinel.primary == old, "the second failover", 30.0)
+    assert embedded_sentinel.at(old).get("a") == "1"
