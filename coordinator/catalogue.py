@@ -45,7 +45,7 @@ def command_tables() -> list[str]:
             (f"`{template_text(row.template)}`", "yes" * row.writes, row.summary, row.key_type.value, row.needs)
             for row in rows
         )
-        head = ("template", "writes", "what it does", "keys hold", "needs")
+        head = ("template", "writes", "what it does", "key type", "needs")
         lines += [f"### {group}", "", *markdown_table(head, cells), ""]
     return lines[:-1]
 

@@ -59,5 +59,5 @@ def loopback_note(bound: Endpoint) -> str:
 
 
 def in_container(environment: Mapping[str, str]) -> bool:
-    """Whether this process most likely runs in a container, whose addresses mean nothing outside."""
+    """Whether this process most likely runs in a container, whose addresses are not valid outside."""
     return _KUBERNETES in environment or any(path.exists() for path in _CONTAINER_FILES)

@@ -4,9 +4,8 @@ An agent has its share until it is lost or ends early. Later another agent may t
 If none does, the share has no agent until the planned end, or until the coordinator decides to stop the load.
 
 The operations that were due in this time, minus those that the lost agent reported, were never sent, or were sent and
-never reported: these two cases cannot be distinguished. With a number of requests,
-operations have no due time, and the replacement gets the rest of the share. So only operations that are left at the end
-count.
+never reported: these two cases cannot be distinguished. With a number of requests, operations have no due time, and the
+replacement gets the rest of the share. So only operations that are left at the end count.
 """
 
 from __future__ import annotations

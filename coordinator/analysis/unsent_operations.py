@@ -177,8 +177,8 @@ def _busy(_: Aggregate, spent: _TimeSpent) -> str:
     if not spent.replies_s or spent.replies_s < BUSY_SHARE * spent.whole_s:
         return ""
     at_most_per_s = spent.senders * spent.batch / (spent.service.mean / NS_PER_S)
-    who = f"the only {spent.kind} was" if spent.senders == 1 else f"all {counted(spent.senders, spent.kind)} were"
+    senders = f"the only {spent.kind} was" if spent.senders == 1 else f"all {counted(spent.senders, spent.kind)} were"
     return (
-        f"{who} busy, waiting {spent.service.mean / 1e6:,.3g} ms for a reply on average, which allows "
+        f"{senders} busy, waiting {spent.service.mean / 1e6:,.3g} ms for a reply on average, which allows "
         f"{at_most_per_s:,.0f}/s"
     )

@@ -105,12 +105,12 @@ def _frames_incomplete(evidence: Evidence) -> Iterator[str]:
     ]
     if not short:
         return
-    who = (
+    subject = (
         f"Agent {short[0][0]}" if len(short) == 1 else f"{len(short)} agents ({_listed(name for name, _, _ in short)})"
     )
     reported = counted(sum(final for _, final, _ in short), "operation")
     in_frames = sum(frames for _, _, frames in short)
-    yield f"{who} reported {reported}, but {'its' if len(short) == 1 else 'their'} frames contain {in_frames:,}."
+    yield f"{subject} reported {reported}, but {'its' if len(short) == 1 else 'their'} frames contain {in_frames:,}."
 
 
 def _never_ended(evidence: Evidence) -> Iterator[str]:

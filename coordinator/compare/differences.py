@@ -142,7 +142,7 @@ def _of_latency(stats: Stats | None, kind: LatencyKind, at: Callable[[Quantiles]
 
 
 def _latency(stats: Stats, kind: LatencyKind) -> Quantiles | None:
-    """Return None without successful operations: its zeros are no latencies."""
+    """Return the latencies of this kind; None if no operation succeeded."""
     found = stats.latency_us.response if kind is LatencyKind.RESPONSE else stats.latency_us.service
     return found if found is not None and found.count else None
 

@@ -87,8 +87,8 @@ class Lock:
         locked = _flock(file)
         holder = _holder(path)
         if locked is False:
-            who = f" ({holder})" if holder is not None and holder.runs is not False else ""
-            raise UsageError(f"{journal}: another coordinator{who} is running this run; stop it, or wait for its end")
+            owner = f" ({holder})" if holder is not None and holder.runs is not False else ""
+            raise UsageError(f"{journal}: another coordinator{owner} is running this run; stop it, or wait for its end")
         if holder is not None and holder.runs and not holder.is_this_process:
             raise UsageError(
                 f"{journal}: its coordinator ({holder}) still runs, and writes to the original of this copy; stop it, "

@@ -2,8 +2,8 @@
 
 Their order: RunOpened, CountersRead(before), RunStarted; then FrameAccepted, AgentEnded, WorkerDied and ShareTakenOver
 in any order; CountersRead(after), CleanedUp if the plan has a clean-up, RunClosed. StopDecided may be anywhere after
-RunStarted. If RunClosed is missing, the coordinator still runs, was killed, or has failed. CoordinatorFailed then gives
-the reason, if it could be written.
+RunStarted. If RunClosed is missing, the coordinator still runs, was killed, or has failed. If it has failed,
+CoordinatorFailed gives the reason, unless it could not be written.
 
 Some types and fields have another name in the journal (`tag=`, `name=`), so that journals of earlier releases stay
 readable.

@@ -58,17 +58,17 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
 
 
 def _missing(summary: Summary) -> str:
-    """Return a note on how many operations have no response time, because those that waited longest are among them;
-    "" if all have one."""
+    """Return a note on how many operations have no response time: they were never sent, or failed, and may be those
+    that waited longest. "" if all have one."""
     at_a_rate = [stage for stage in summary.stages if stage.measured and stage.model == "open"]
     unsent = sum(stage.unsent for stage in at_a_rate)
-    not_done = sum(stage.stats.errors for stage in at_a_rate)
+    failed = sum(stage.stats.errors for stage in at_a_rate)
     intended = sum(stage.stats.operations for stage in at_a_rate) + unsent
-    if not unsent + not_done:
+    if not unsent + failed:
         return ""
     return (
-        f"without {unsent + not_done:,} of {counted(intended, 'intended operation')} "
-        f"({(unsent + not_done) / intended:.1%}): {unsent:,} never sent, {not_done:,} not done"
+        f"without {unsent + failed:,} of {counted(intended, 'intended operation')} "
+        f"({(unsent + failed) / intended:.1%}): {unsent:,} never sent, {failed:,} failed"
     )
 
 
@@ -358,7 +358,7 @@ def _connections(summary: Summary) -> list[str]:
     if connections.redirects:
         lines.append(f"redirected by the cluster: {classes(connections.redirects)}")
     if connections.topology_refreshes:
-        lines.append(f"{counted(connections.topology_refreshes, 'known change')} of the topology")
+        lines.append(f"{counted(connections.topology_refreshes, 'topology refresh')}")
     return lines
 
 
@@ -384,7 +384,7 @@ def _deliveries(pubsub: PubSubSummary) -> SafeText:
     if took.count:
         text.add_line(f"latency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
     if took.count < pubsub.delivered:
-        text.add_line(f"{took.count:,} of them timed: not those between hosts, nor those of the warmup")
+        text.add_line(f"{took.count:,} of them timed, without those between hosts and those of the warmup")
     return text
 
 
