@@ -45,7 +45,7 @@ def _is_replicating(execute_on_primary: _Execute) -> bool:
     return int(execute_on_primary("WAIT", 1, 1)) == 1
 
 
-_DATA = (
+_DATA_OPTIONS = (
     "--save", "",
     "--appendonly", "no",
     # The server raises its limit of open files as far as the system permits, and lowers maxclients to fit.
@@ -64,7 +64,7 @@ class _Standalone:
     ports = 1
 
     def processes(self, ports: Sequence[int]) -> list[ServerProcess]:
-        return [ServerProcess(ports[0], _DATA)]
+        return [ServerProcess(ports[0], _DATA_OPTIONS)]
 
     def connect(self, _ports: Sequence[int]) -> None:
         """Nothing to do for one server."""
@@ -84,7 +84,9 @@ class _Cluster:
 
     def processes(self, ports: Sequence[int]) -> list[ServerProcess]:
         nodes, buses = ports[: self.nodes], ports[self.nodes :]
-        return [ServerProcess(port, (*_DATA, *self._options(bus))) for port, bus in zip(nodes, buses, strict=True)]
+        return [
+            ServerProcess(port, (*_DATA_OPTIONS, *self._options(bus))) for port, bus in zip(nodes, buses, strict=True)
+        ]
 
     def connect(self, ports: Sequence[int]) -> None:
         nodes, buses = ports[: self.nodes], ports[self.nodes :]
@@ -148,8 +150,8 @@ class _Sentinels:
             f"sentinel failover-timeout {SERVICE} {FAILOVER_TIMEOUT_MS}\n"
         )
         return [
-            ServerProcess(primary, _DATA),
-            ServerProcess(replica, (*_DATA, "--replicaof", HOST, str(primary))),
+            ServerProcess(primary, _DATA_OPTIONS),
+            ServerProcess(replica, (*_DATA_OPTIONS, "--replicaof", HOST, str(primary))),
             *(ServerProcess(port, ("--sentinel",), config) for port in sentinels),
         ]
 

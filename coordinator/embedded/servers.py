@@ -77,8 +77,8 @@ class Layout(Protocol):
 
 
 class EmbeddedServer:
-    """Running servers; `stop` or the end of the `with` block ends them. Made by `open_embedded`. The servers end with
-    the thread that starts them."""
+    """Running servers; `stop` or the end of the `with` block ends them. Made by `open_embedded`. On Linux they
+    also end with the thread that started them."""
 
     def __init__(self, binary: Path, layout: Layout) -> None:
         """Start the servers and wait until they are ready. Raises TargetError if they are not ready in time."""

@@ -22,15 +22,15 @@ method:
   processes during their own turns, without start-up. Other work on the machine changes it less than operations per
   second.
 
-  With two or more cores, generators are pinned to one core and the server to another, except for two worker processes
-  against one. Operations are those that the server counted. Our drivers and the baselines must count exactly the same,
-  and Locust all but its last requests in flight; otherwise the benchmark fails.
+  With two or more cores, generators are pinned to one core and the server to another; only the second table of
+  `scaling` uses all cores for everything. The server counts the operations. Our drivers and the baselines must count
+  the same number; Locust may miss its last requests in flight. Otherwise the benchmark fails.
 
-  client driver            a worker process as an agent runs it, with all metrics: checks out a client instance, calls,
-                           returns the instance; records latency, bytes, waits and errors of each operation; sends
-                           histograms to the benchmark, which acts as the agent, once per second
+  client driver            a worker process as an agent runs it, with all metrics: it checks out a client instance,
+                           calls, returns the instance; records latency, bytes, waits and errors of each operation; and
+                           once per second sends histograms to the benchmark, which acts as the agent
   asyncio, wire driver     the same worker process, with tasks on one event loop, or sockets on one event loop
-  bare client.get/.set     baseline: a loop of these calls, as in an application: draws a key, calls, counts, and
+  bare client.get/.set     baseline: a loop of these calls, as in an application; it draws a key, calls and counts, but
                            measures nothing
   bare execute_command     baseline: the call that the driver makes, without the work of redis-py's get and set
   bare pregenerated        lower bound: execute_command on the same 1000 operations again and again, so that drawing
@@ -131,10 +131,11 @@ def parse(arguments: Sequence[str]) -> Options:
         field = _FIELDS.get(name, name.replace("-", "_"))
         default = _FULL[field]
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        parser.add_argument(f"--{name}", dest=field, type=kind, help=f"{what} [default: {shown}]")
+        note = "" if default is None else f" [default: {shown}]"
+        parser.add_argument(f"--{name}", dest=field, type=kind, help=f"{what}{note}")
     parser.add_argument("--turn", dest="turn_s", type=_seconds, help="length of a turn [default: 1s]")
     parser.add_argument(
-        "--contenders", type=_contenders, default=CONTENDERS, help=f"some of [default: {','.join(CONTENDERS)}]"
+        "--contenders", type=_contenders, default=CONTENDERS, help=f"some of {','.join(CONTENDERS)} [default: all]"
     )
     parser.add_argument("--quick", action="store_true", help="few rounds and cases: about three minutes, a rough idea")
     parser.add_argument("--no-pin", action="store_true", help="pin no process to a core")
@@ -205,7 +206,7 @@ def bench(server: EmbeddedServer, options: Options) -> int:
     print(f"{options.rounds} rounds, turns of {options.turn_s:g} s", flush=True)
     goal_results: list[GoalResult] = []
     document: dict[str, Any] = {
-        "format": 2,
+        "format": 3,
         **facts,
         "pinned": cores is not None,
         "options": {name: value for name, value in asdict(options).items() if name != "json"},

@@ -72,7 +72,7 @@ def _pools(driver: Driver, connections: int) -> Pools:
 
 
 def keys_that_fit(keys: int, value_bytes: int, free_bytes: int) -> int:
-    """The number of keys that fits half of the free memory, rounded down to one digit; at most `keys`."""
+    """The number of keys that fits half of the free memory, rounded down to one significant digit; at most `keys`."""
     fitting = int(free_bytes / 2 / ((value_bytes + _KEY_COST_BYTES) * (1 + _SHORT_SHARE)))
     if keys <= fitting:
         return keys

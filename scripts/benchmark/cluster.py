@@ -68,7 +68,7 @@ def cluster_section(context: BenchContext) -> Findings:
                 )
             )
     rough = rough_lines(all_turns, psutil.cpu_count() or 1)
-    head = f"{_CONNECTIONS} connections, values of {value_bytes} bytes; no keys exist at first, in both"
+    head = f"{_CONNECTIONS} connections, values of {value_bytes} bytes; both start without keys"
     return Findings([head, f"  {'':<39} {'ops/s':>10} {'CPU s/M ops':>13}", *lines, *rough], documents, goal_results)
 
 

@@ -46,8 +46,8 @@ class Contender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """The load for one generator: a plan, and the server's port on loopback. core: of the generator; None if the
-    generator is not pinned."""
+    """The load for one generator. port: the server's port on loopback, for baselines; our drivers use the plan's URL.
+    core: the generator's core; None if it is not pinned."""
 
     plan: Plan
     port: int

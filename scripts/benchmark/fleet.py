@@ -49,7 +49,7 @@ _SAMPLE_S = 0.25
 _TIMEOUT_S = 120
 _COORDINATOR = "import sys; from coordinator.cli import main; sys.exit(main())"
 _LISTENING = re.compile(r"listening on (tcp://\S+)")
-_SET_ASIDE = re.compile(r"ignored messages and peers: (.*)")  # printed by the coordinator
+_IGNORED = re.compile(r"ignored messages and peers: (.*)")  # printed by the coordinator
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Sample:
 class FleetCost:
     """What a fleet cost the coordinator. core: its CPU seconds per reported second. start_ms: from the coordinator's
     decision to start until the last agent received Start. rss_bytes: after the warm-up, in the middle, at the end.
-    set_aside: the coordinator's line about messages that it dropped."""
+    ignored: the coordinator's line about ignored messages and peers."""
 
     agents: int
     seconds: int
@@ -77,7 +77,7 @@ class FleetCost:
     reply_p99_ms: float
     start_ms: float
     rss_bytes: tuple[int, int, int]
-    set_aside: str
+    ignored: str
 
     @property
     def per_agent(self) -> float:
@@ -120,8 +120,8 @@ def table(costs: list[FleetCost]) -> list[str]:
     )
     rows = [head, *map(_row, costs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(case.rjust(width) for case, width in zip(row, widths, strict=True)) for row in rows]
-    return lines + [f"dropped with {cost.agents} agents: {cost.set_aside}" for cost in costs if cost.set_aside]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return lines + [f"ignored with {cost.agents} agents: {cost.ignored}" for cost in costs if cost.ignored]
 
 
 def _row(cost: FleetCost) -> tuple[str, ...]:
@@ -175,36 +175,36 @@ def fleet_cost(url: str, agents: int, seconds: int) -> FleetCost:
             stack.callback(simulator.kill)
             simulators.append(simulator)
         summary = coordinator.summary(seconds + _TIMEOUT_S)
-        tallies = [json.loads(simulator.communicate(timeout=_TIMEOUT_S)[0]) for simulator in simulators]
-    return _cost(agents, seconds, coordinator, summary, tallies)
+        measurements = [json.loads(simulator.communicate(timeout=_TIMEOUT_S)[0]) for simulator in simulators]
+    return _cost(agents, seconds, coordinator, summary, measurements)
 
 
 def _cost(
-    agents: int, seconds: int, coordinator: BenchmarkCoordinator, summary: Any, tallies: list[dict[str, Any]]
+    agents: int, seconds: int, coordinator: BenchmarkCoordinator, summary: Any, measurements: list[dict[str, Any]]
 ) -> FleetCost:
-    operations = sum(tally["operations"] for tally in tallies)
+    operations = sum(process["operations"] for process in measurements)
     if (counted := summary["totals"]["operations"]) != operations:
         raise BenchError(f"bench: {agents} agents reported {operations} operations, the coordinator {counted}")
-    t0_ns = tallies[0]["t0_ns"]
+    t0_ns = measurements[0]["t0_ns"]
     warm_s = min(_WARM_UP_S, seconds / 4)
-    begin_ns, end_ns = t0_ns + round(warm_s * NS_PER_S), max(tally["acked_at_ns"] for tally in tallies)
+    begin_ns, end_ns = t0_ns + round(warm_s * NS_PER_S), max(process["acked_at_ns"] for process in measurements)
     within = [sample for sample in coordinator.samples if begin_ns <= sample.at_ns <= end_ns]
     first, middle, last = within[0], within[len(within) // 2], within[-1]
-    acks = sorted(ack_ns for tally in tallies for ack_ns in tally["ack_ns"])
-    replies = sorted(reply_ns for tally in tallies for reply_ns in tally["reply_ns"])
-    started_ns = max(at_ns for tally in tallies for at_ns in tally["started_ns"])
+    acks = sorted(ack_ns for process in measurements for ack_ns in process["ack_ns"])
+    replies = sorted(reply_ns for process in measurements for reply_ns in process["reply_ns"])
+    started_ns = max(at_ns for process in measurements for at_ns in process["started_ns"])
     return FleetCost(
         agents=agents,
         seconds=seconds,
         core=(last.cpu_s - first.cpu_s) / (seconds - warm_s),
-        frames=sum(tally["frames"] for tally in tallies),
-        resent=sum(tally["resent"] for tally in tallies),
+        frames=sum(process["frames"] for process in measurements),
+        resent=sum(process["resent"] for process in measurements),
         ack_p50_ms=_quantile(acks, 0.5) / 1e6,
         ack_p99_ms=_quantile(acks, 0.99) / 1e6,
         reply_p99_ms=_quantile(replies, 0.99) / 1e6,
         start_ms=(started_ns - (t0_ns - START_AHEAD_NS)) / 1e6,
         rss_bytes=(first.rss_bytes, middle.rss_bytes, last.rss_bytes),
-        set_aside=coordinator.set_aside,
+        ignored=coordinator.ignored,
     )
 
 
@@ -227,7 +227,7 @@ class BenchmarkCoordinator:
     ) -> None:
         """pools: client instance pools; None for one per worker process. wait_s: how long agents may take to join."""
         self.samples: list[Sample] = []
-        self.set_aside = ""
+        self.ignored = ""
         self._lines: list[str] = []
         self._listening = threading.Event()
         self._endpoint = ""
@@ -304,8 +304,8 @@ class BenchmarkCoordinator:
                 if found := _LISTENING.search(line):
                     self._endpoint = found[1]
                     self._listening.set()
-                if found := _SET_ASIDE.search(line):
-                    self.set_aside = found[1].strip()
+                if found := _IGNORED.search(line):
+                    self.ignored = found[1].strip()
         self._listening.set()
 
     def _sample(self) -> None:

@@ -15,7 +15,7 @@ from scripts.benchmark.contenders import BenchError, pinned
 
 @dataclass(frozen=True, slots=True)
 class NullServer:
-    """A running null server; it counts for itself (`ServerCounters`)."""
+    """A running null server and its counters (a `ServerCounters`)."""
 
     port: int
     pid: int

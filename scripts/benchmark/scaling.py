@@ -1,9 +1,9 @@
 """The section `scaling`: two worker processes of the wire driver against one, each with a null server of its own.
 
 Each process shares a core with its null server. So two cores are enough to show whether a second process doubles the
-throughput, because the two pairs share nothing but the machine. This does not show a process that has a core to itself
-with a server that has a core to itself. The second table shows two worker processes of the client driver that share one
-server and all cores.
+throughput, because the two pairs share nothing but the machine. The first table does not show how a process scales that
+has a whole core, against a server that has a whole core. The second table shows two worker processes of the client
+driver that share one server and all cores.
 """
 
 from __future__ import annotations

@@ -2,15 +2,14 @@
 
 A turn is the time between SIGCONT and SIGSTOP, by default one second. So other work on the machine affects all
 contenders alike, and the ratio of two neighbouring turns says more than the ratio of two whole runs. The server counts
-the operations of a turn. A worker process collects metrics once per second of wall-clock time, paused or not. So a turn
-of one second includes one collection, as a second of a real run does; shorter turns include more collections per
-second, never fewer.
+the operations of a turn. A worker process collects metrics once per second, and its clock also runs during pauses. So
+a turn of one second includes one collection, as a second of a real run does; with shorter turns, collections are more
+frequent.
 
-Other programs are paused in the same way, although they were not written for it. A measurement within an uninterrupted
-run would spare their sockets, but would compare contenders over different minutes. The cost of a pause is small and
-the same for all: a turn begins with the replies to the requests in flight at the last pause, and ends with as many
-requests that the server has counted but whose replies are read in the next turn. So each turn reads as many replies as
-it sends requests.
+Other programs are paused in the same way, although they were not written for this. Without pauses, contenders would be
+measured one after the other, in different minutes. A pause costs little, and the same for all. At a pause some requests
+are in flight: the server counts them in this turn, and the contender reads their replies in its next turn. So in each
+turn a contender sends as many requests as it reads replies.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class _Workers:
         if not self.has_ended:
             raise BenchError("bench: a worker process did not end in time")
         if self._ok != self._counted:
-            raise BenchError(f"bench: {self._counted - self._ok} of {self._counted} operations failed")
+            raise BenchError(f"bench: worker processes counted {self._counted} operations, but {self._ok} succeeded")
         return self._counted
 
     def _receive(self, is_done: Callable[[], bool], until_ns: int) -> None:

@@ -10,7 +10,7 @@ from tests.support.servers import Server
 @pytest.mark.usefixtures("no_leaks")
 def test_a_run_of_simulated_agents_ends_and_the_coordinator_is_measured(valkey: Server) -> None:
     cost = fleet_cost(valkey.url, agents=3, seconds=2)
-    assert (cost.agents, cost.frames, cost.set_aside) == (3, 6, "")
+    assert (cost.agents, cost.frames, cost.ignored) == (3, 6, "")
     assert 0 < cost.core < 2
     assert 0 < cost.ack_p50_ms <= cost.ack_p99_ms
     assert cost.start_ms > 0
@@ -37,7 +37,7 @@ def cost(agents: int, core: float) -> FleetCost:
         reply_p99_ms=20.0,
         start_ms=100.0,
         rss_bytes=(100_000_000, 101_000_000, 102_000_000),
-        set_aside="",
+        ignored="",
     )
 
 
