@@ -18,7 +18,7 @@ from tests.support.commands import CommandLine, Finished
 from tests.support.groups import ClusterGroup, SentinelGroup, start_cluster, start_sentinels
 from tests.support.leaks import nothing_left_behind
 from tests.support.servers import KeptServer, Server, SocketServer, closed_port, deaf_port
-from tests.support.shapes import SHAPES, Group, emptied, make_papers, start_tls, start_unix, started_shape
+from tests.support.shapes import SHAPES, Group, emptied, make_certificates, start_tls, start_unix, started_shape
 from tests.support.shapes import start_cluster as start_small_cluster
 from tests.support.tiers import TIERS, only_fast, tier_of
 
@@ -150,20 +150,20 @@ def shared_sentinel(_one_sentinel: SentinelGroup, _leak_check_first: None) -> It
 
 
 @pytest.fixture(scope="session")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Certificates and keys for TLS by name, see `scripts.shapes.targets.make_papers`."""
-    return make_papers(tmp_path_factory.mktemp("papers"))
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Certificates and keys for TLS by name, see `scripts.shapes.targets.make_certificates`."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")
-def tls_server_with(papers: dict[str, str]) -> Iterator[Callable[..., Group]]:
+def tls_server_with(certificates: dict[str, str]) -> Iterator[Callable[..., Group]]:
     """`tls_server_with(certificate="server", auth_clients="no") -> Group`: a server behind TLS, shared by all
     tests that ask for the same choice."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
         def started(certificate: str = "server", auth_clients: str = "no") -> Group:
-            return stack.enter_context(start_tls(papers, certificate, auth_clients))
+            return stack.enter_context(start_tls(certificates, certificate, auth_clients))
 
         yield started
 
@@ -195,7 +195,7 @@ def cluster(_small_cluster: Group) -> Group:
 
 @pytest.fixture(scope="session", params=SHAPES)
 def _one_shape(request: pytest.FixtureRequest) -> Iterator[tuple[Group, Target]]:
-    with started_shape(request.param, lambda: request.getfixturevalue("papers")) as started:
+    with started_shape(request.param, lambda: request.getfixturevalue("certificates")) as started:
         yield started
 
 

@@ -38,7 +38,7 @@ def tls_server() -> Path:
         pytest.skip(f"NOTHING IS TESTED WITH TLS: {error}")
 
 
-def make_papers(folder: Path) -> dict[str, str]:
+def make_certificates(folder: Path) -> dict[str, str]:
     """Certificates, see `scripts.shapes.targets`; skips the test without a server with TLS."""
     tls_server()
     return targets.make_certificates(folder)
@@ -58,15 +58,15 @@ _BEHIND_TLS = {"tls": start_tls, "tls sentinel": start_tls_sentinel, "tls cluste
 
 
 @contextlib.contextmanager
-def started_shape(shape: str, papers: Callable[[], dict[str, str]]) -> Iterator[tuple[Group, Target]]:
-    """The servers of one of SHAPES, and a target that names them. papers: called only for a shape with TLS."""
+def started_shape(shape: str, certificates: Callable[[], dict[str, str]]) -> Iterator[tuple[Group, Target]]:
+    """The servers of one of SHAPES, and a target that names them. certificates: called only for a shape with TLS."""
     with contextlib.ExitStack() as stack:
         settings: dict[str, Any] = {}
         if shape == "unix":
             group, _ = stack.enter_context(start_unix())
         elif shape in _BEHIND_TLS:
-            group = stack.enter_context(_BEHIND_TLS[shape](papers()))
-            settings["tls"] = Tls(ca_file=papers()["ca"], server_name="redis.test")
+            group = stack.enter_context(_BEHIND_TLS[shape](certificates()))
+            settings["tls"] = Tls(ca_file=certificates()["ca"], server_name="redis.test")
         elif shape == "sentinel":
             group = stack.enter_context(start_sentinels())
         else:

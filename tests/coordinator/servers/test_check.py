@@ -259,9 +259,9 @@ def test_a_wrong_clock_is_found(valkey: Server, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize(("ahead_s", "ok"), [(0.0, True), (86_400.0 * 1.5, False)])
 def test_the_tls_line_has_the_version_and_the_expiry_of_the_certificate(
-    papers: dict[str, str], tls_server_with: TlsServers, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
+    certificates: dict[str, str], tls_server_with: TlsServers, monkeypatch: pytest.MonkeyPatch, ahead_s: float, ok: bool
 ) -> None:
-    plan = plan_for(Target(url=tls_server_with().url, tls=Tls(ca_file=papers["ca"])), "GET", keys=SMALL)
+    plan = plan_for(Target(url=tls_server_with().url, tls=Tls(ca_file=certificates["ca"])), "GET", keys=SMALL)
     monkeypatch.setattr(checking.time, "time", lambda now=time.time: now() + ahead_s)
     found = line(check(plan, 1), "tls")
     assert found.ok == ok

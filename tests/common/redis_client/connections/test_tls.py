@@ -22,19 +22,19 @@ from tests.support.clients import Events
 from tests.support.drivers import WRITTEN, by_asyncio, by_client, by_wire
 from tests.support.shapes import Group, start_tls_cluster, start_tls_sentinel
 
-Papers = dict[str, str]
+Certificates = dict[str, str]
 TlsServers = Callable[..., Group]
 QUICK = Seconds(1.0)
 
 
-def target_of(url: str, papers: Papers, protocol: int = 3, **tls: Any) -> Target:
-    tls = {name: papers.get(value, value) if isinstance(value, str) else value for name, value in tls.items()}
+def target_of(url: str, certificates: Certificates, protocol: int = 3, **tls: Any) -> Target:
+    tls = {name: certificates.get(value, value) if isinstance(value, str) else value for name, value in tls.items()}
     return Target(
         url=url,
         protocol=protocol,
         connect_timeout_s=QUICK,
         socket_timeout_s=QUICK,
-        tls=Tls(**{"ca_file": papers["ca"], **tls}),
+        tls=Tls(**{"ca_file": certificates["ca"], **tls}),
     )
 
 
@@ -48,10 +48,10 @@ def finding(target: Target) -> str:
 @pytest.mark.parametrize("protocol", [2, 3])
 @pytest.mark.parametrize("pool", list(TcpPool))
 def test_a_server_with_a_trusted_certificate_is_used(
-    papers: Papers, tls_server_with: TlsServers, protocol: int, pool: TcpPool
+    certificates: Certificates, tls_server_with: TlsServers, protocol: int, pool: TcpPool
 ) -> None:
     events = Events()
-    target = target_of(tls_server_with().url, papers, protocol)
+    target = target_of(tls_server_with().url, certificates, protocol)
     ping_target(target)
     with build_client(target, Pools(tcp_pool=pool), events=events, cancellation=Cancellation()) as client:
         assert client.execute_command("SET", "key", "value") is True
@@ -70,9 +70,9 @@ def test_a_server_with_a_trusted_certificate_is_used(
     ],
 )
 def test_the_plan_says_what_is_verified(
-    papers: Papers, tls_server_with: TlsServers, certificate: str, tls: dict[str, Any]
+    certificates: Certificates, tls_server_with: TlsServers, certificate: str, tls: dict[str, Any]
 ) -> None:
-    ping_target(target_of(tls_server_with(certificate).url, papers, **tls))
+    ping_target(target_of(tls_server_with(certificate).url, certificates, **tls))
 
 
 @pytest.mark.parametrize(
@@ -98,11 +98,11 @@ def test_the_plan_says_what_is_verified(
     ],
 )
 def test_a_wrong_certificate_is_one_line(
-    papers: Papers, tls_server_with: TlsServers, certificate: str, tls: dict[str, Any], line: str
+    certificates: Certificates, tls_server_with: TlsServers, certificate: str, tls: dict[str, Any], line: str
 ) -> None:
     url = tls_server_with(certificate).url
-    assert line in finding(target_of(url, papers, **tls))
-    assert line in finding(target_of(url.replace("rediss:", "rediss+cluster:"), papers, **tls))
+    assert line in finding(target_of(url, certificates, **tls))
+    assert line in finding(target_of(url.replace("rediss:", "rediss+cluster:"), certificates, **tls))
 
 
 @pytest.mark.parametrize("name", ["ca_file", "cert_file", "key_file"])
@@ -117,22 +117,22 @@ def test_a_file_that_is_a_pipe_a_device_or_huge_is_refused_before_it_is_read(tmp
             connection_arguments(target)
 
 
-def test_a_server_that_wants_our_certificate_gets_it(papers: Papers, tls_server_with: TlsServers) -> None:
+def test_a_server_that_wants_our_certificate_gets_it(certificates: Certificates, tls_server_with: TlsServers) -> None:
     url = tls_server_with(auth_clients="yes").url
-    ping_target(target_of(url, papers, cert_file="client", key_file="client_key"))
+    ping_target(target_of(url, certificates, cert_file="client", key_file="client_key"))
     for protocol in (2, 3):
-        assert "requires a client certificate" in finding(target_of(url, papers, protocol))
-    refused = finding(target_of(url, papers, cert_file="stranger", key_file="stranger_key"))
+        assert "requires a client certificate" in finding(target_of(url, certificates, protocol))
+    refused = finding(target_of(url, certificates, cert_file="stranger", key_file="stranger_key"))
     assert "stranger.pem" in refused
     assert "trust" in refused
 
 
 @pytest.mark.parametrize("start", [start_tls_cluster, start_tls_sentinel])
 def test_every_node_of_a_cluster_and_sentinels_and_their_primary_use_tls(
-    papers: Papers, start: Callable[[Papers], AbstractContextManager[Group]]
+    certificates: Certificates, start: Callable[[Certificates], AbstractContextManager[Group]]
 ) -> None:
-    with start(papers) as group:
-        target = target_of(group.url, papers)
+    with start(certificates) as group:
+        target = target_of(group.url, certificates)
         ping_target(target)
         events = Events()
         with build_client(target, Pools(), events=events, cancellation=Cancellation()) as client:
@@ -141,8 +141,10 @@ def test_every_node_of_a_cluster_and_sentinels_and_their_primary_use_tls(
         for node in nodes_of(target):
             with open_node_client(target, node) as one:
                 assert one.get("key") == b"value"
-        assert "is signed by no authority in" in finding(target_of(group.url, papers, ca_file="other_ca"))
-        assert "has a certificate for another name" in finding(target_of(group.url, papers, server_name="wrong.test"))
+        assert "is signed by no authority in" in finding(target_of(group.url, certificates, ca_file="other_ca"))
+        assert "has a certificate for another name" in finding(
+            target_of(group.url, certificates, server_name="wrong.test")
+        )
         if not group.sentinels:
             # A cluster of one, which announces an address that is not in the certificate: the mapped one is.
             group.nodes[0].ask("CONFIG", "SET", "cluster-announce-ip", "192.0.2.1")
@@ -151,22 +153,22 @@ def test_every_node_of_a_cluster_and_sentinels_and_their_primary_use_tls(
 
 
 def test_an_encrypted_key_is_refused_without_a_prompt(
-    papers: Papers, tls_server_with: TlsServers, tmp_path: Path
+    certificates: Certificates, tls_server_with: TlsServers, tmp_path: Path
 ) -> None:
     locked = tmp_path / "locked.key"
     subprocess.run(
-        ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", papers["client_key"], "-out", str(locked)],
+        ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", certificates["client_key"], "-out", str(locked)],
         check=True,
         capture_output=True,
     )
-    target = target_of(tls_server_with().url, papers, cert_file="client", key_file=str(locked))
+    target = target_of(tls_server_with().url, certificates, cert_file="client", key_file=str(locked))
     assert "unencrypted key" in finding(target)
 
 
-def test_a_plain_server_at_a_tls_url_and_the_other_way_round(papers: Papers, tls_server_with: TlsServers) -> None:
+def test_a_plain_server_at_a_tls_url_and_vice_versa(certificates: Certificates, tls_server_with: TlsServers) -> None:
     group = tls_server_with()
     port = group.nodes[0].port
-    assert "speaks TLS at this port" in finding(target_of(f"rediss://127.0.0.1:{port}", papers))
+    assert "speaks TLS at this port" in finding(target_of(f"rediss://127.0.0.1:{port}", certificates))
     assert "is it Redis, and not its TLS port?" in finding(Target(url=group.url.replace("rediss:", "redis:")))
 
 
