@@ -39,7 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def server(*, greeting: bytes = b"", reply: bytes = b"", closes: bool = False) -> Iterator[Endpoint]:
-    """A server that greets each client, and answers what the client says first."""
+    """A server that sends `greeting` on accept and `reply` to the first data."""
     with socket.create_server((HOST, 0)) as listening:
 
         def serve() -> None:
@@ -99,12 +99,12 @@ def test_a_temporary_obstacle_is_named_and_is_not_final() -> None:
         silent = examine(address, curve=True)
     with server(closes=True) as address:
         closing = examine(address, curve=True)
-    nobody = examine(address, curve=True)
+    closed = examine(address, curve=True)
     unknown = examine(Endpoint("no-such-host.invalid", 1), curve=True)
     for found, said in (
         (silent, "accepts connections, but nothing answers there"),
         (closing, f"{address} closes connections at once"),
-        (nobody, f"nothing listens at {address}"),
+        (closed, f"nothing listens at {address}"),
         (unknown, "cannot resolve no-such-host.invalid: "),
     ):
         assert isinstance(found, Obstacle)

@@ -42,19 +42,19 @@ pytestmark = pytest.mark.usefixtures("_tracker", "no_leaks")
 
 @pytest.fixture(scope="module")
 def _tracker() -> None:
-    # One helper process for all that a process ever spawns; it ends with it, so no test leaves it behind.
+    # Python starts one helper process and ends it at exit: start it before the check for leaks.
     resource_tracker.ensure_running()
 
 
 class Heard:
-    """Processes, and all that they said and did so far."""
+    """Worker processes and their messages so far."""
 
     def __init__(self, processes: Processes) -> None:
         self.processes = processes
         self.events: list[FromWorker | WorkerExited] = []
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
-        """Listen until the condition holds."""
+        """Receive until the condition is true."""
 
         def listened() -> Any:
             select.select(self.processes.filenos(), [], [], 0.01)
@@ -64,13 +64,13 @@ class Heard:
         wait_until(listened, what)
 
     def said(self, number: int, kind: type[Any]) -> list[Any]:
-        """What this process said of this kind."""
+        """Messages of this kind from this process."""
         said = [event.message for event in self.events if isinstance(event, FromWorker) and event.process == number]
         return [message for message in said if isinstance(message, kind)]
 
     @property
     def exits(self) -> dict[int, int | None]:
-        """The processes that have ended, and with which code."""
+        """Exit codes by ended process."""
         return {event.process: event.exit_code for event in self.events if isinstance(event, WorkerExited)}
 
     def spawn(self, run_id: str, assignments: list[Assignment]) -> None:
@@ -100,14 +100,14 @@ def plan_of(url: str, *, pools: int = 1, **load: Any) -> Plan:
 
 
 def dealt(plan: Plan) -> list[Assignment]:
-    """An assignment for each pool."""
+    """One assignment per pool."""
     whole = whole_of(plan)
     return [msgspec.structs.replace(whole, pools=(pool,)) for pool in whole.pools]
 
 
 def calls_of(server: Server) -> int:
-    told: Any = server.client(decode_responses=True).info("commandstats")
-    return sum(told.get(name, {"calls": 0})["calls"] for name in ("cmdstat_set", "cmdstat_get"))
+    stats: Any = server.client(decode_responses=True).info("commandstats")
+    return sum(stats.get(name, {"calls": 0})["calls"] for name in ("cmdstat_set", "cmdstat_get"))
 
 
 def test_processes_share_a_run_and_end_by_themselves(
@@ -176,7 +176,7 @@ def test_worker_processes_ignore_ctrl_c_and_sigterm(
 def test_an_unexpected_error_is_one_line_without_a_traceback(
     valkey: Server, heard: Heard, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # The checks of a plan let no such key range through.
+    # The rules of a plan refuse such a key range.
     plan = msgspec.structs.replace(
         plan_of(valkey.url), workload=Workload(commands=(Command(command="GET"),), keys=Keys(maximum=Count(1 << 63)))
     )
@@ -356,7 +356,7 @@ def test_a_paused_worker_process_does_not_delay_the_renewals_of_others(valkey: S
     heard.all_prepared(1)
     [pid] = heard.processes.pids()
     os.kill(pid, signal.SIGSTOP)
-    for number in range(5_000):  # far more than a pipe takes that nobody reads
+    for number in range(5_000):  # far more than an unread pipe takes
         heard.processes.renew(boottime_ns() + 3600 * NS_PER_S + number)
     os.kill(pid, signal.SIGCONT)
     heard.processes.order(WorkerStop(drain=True))
@@ -400,7 +400,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_an_agent_that_is_killed_during_a_fork_leaves_no_traceback() -> None:
     killed = subprocess.run([sys.executable, "-c", _DIES_WITH_NEWS_UNREAD], capture_output=True, text=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL
-    assert killed.stderr == ""  # it is at its end once all that it started has ended
+    assert killed.stderr == ""  # it closes when all processes that it started have ended
 
 
 _INTERRUPTED_AS_IT_STARTS = """

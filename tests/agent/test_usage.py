@@ -24,7 +24,7 @@ def test_figures_change_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cpu_of_agent_and_workers_adds_up_and_the_busiest_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     percents = iter([5.0, 70.0, 20.0])
     monkeypatch.setattr(psutil.Process, "cpu_percent", lambda *_: next(percents))
-    # Any living processes will do.
+    # Any running processes.
     tick = Usage().tick(NS_PER_S, 0.0, [os.getppid(), 1])
     assert (tick.cpu_percent, tick.cpu_percent_busiest) == (95.0, 70.0)
 

@@ -1,4 +1,4 @@
-"""A worker of any driver on a stage: a clock that moves only by what calls take, and a client that answers as told."""
+"""A worker of the client or asyncio driver, with a clock and a client that the test controls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reply = Any
 
 
 class Stage:
-    """A worker with a clock that moves only by what the calls take, and a client that answers as it is told.
+    """A worker whose clock moves only by the time that calls take, and whose client gives the test's answers.
 
     answers: what each call returns, or raises; the last one goes on. takes_ns: how long a call takes.
     """
@@ -96,7 +96,7 @@ class Stage:
         return row + len(MEASURES) * self.outcomes.number(Failure(replied, name, 0))
 
     def run(self) -> list[Row]:
-        """The rows that it recorded; times from T0."""
+        """Run to the end. Returns the recorded rows; times from T0."""
         with pytest.MonkeyPatch.context() as patch:
             for module in ("client", "aio", "result_rows"):
                 patch.setattr(f"agent.worker.drivers.{module}.monotonic_ns", lambda: self.now_ns)
@@ -152,7 +152,7 @@ class FakeAsyncPipeline(FakePipeline):
 
 
 class FakePool:
-    """Lends one client; each checkout takes `checkout_takes_ns`, and may do something first."""
+    """Lends one client. Each checkout takes `checkout_takes_ns` and first calls `before`."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -174,7 +174,7 @@ class FakePool:
 
 
 class FakeAsyncPool(FakePool):
-    """Never has one that is free at once: all is told by `checkout`."""
+    """Never has a free client at once: every checkout waits."""
 
     def take(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A wire worker without threads: a clock that tests set, and sockets that tests control."""
+"""A wire worker without threads, with a clock and sockets that the test controls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PROTOCOL = 3
 
 
 def operation(name: str, *arguments: str, follow: Any = None) -> Operation:
-    """An operation, with its size on the wire."""
+    """An operation with its size in bytes."""
     made = (name, *(argument.encode() for argument in arguments))
     return NAMES.index(name), made, len(hiredis.pack_command(made)), follow  # type: ignore[arg-type]
 
@@ -56,7 +56,7 @@ SET = operation("SET", "key", "value")
 
 
 class FakeSocket:
-    """Takes bytes while it has `room`, at most `piece` of them a call, as TLS does; raises `fails` if that is set.
+    """Takes bytes while it has `room`, at most `piece` per call as TLS does. Raises `fails` if that is set.
 
     sent: all bytes that it took. incoming: what each recv returns or raises.
     """
@@ -111,7 +111,7 @@ class FakeSocket:
 
 
 class FakePoller:
-    """Remembers which files are watched, and which for writing."""
+    """files: by watched descriptor, whether it is watched for writing."""
 
     def __init__(self) -> None:
         self.files: dict[int, bool] = {}
@@ -142,20 +142,20 @@ class FakeLink(WireConnection):
         self.sock = FakeSocket()
         self.lost: list[Exception] = []
         self.closed = 0
-        self.told: list[object] = []
-        self.is_unwanted = False
+        self.pushed_messages: list[object] = []
+        self.must_reconnect = False
 
     def open(self) -> Any:
         self.sock = FakeSocket()
-        self.is_unwanted = False
+        self.must_reconnect = False
         return self.sock
 
     def pushed(self, message: object) -> None:
-        self.told.append(message)
+        self.pushed_messages.append(message)
 
     @property
     def wants_reconnect(self) -> bool:
-        return self.is_unwanted
+        return self.must_reconnect
 
     def drop(self, error: Exception) -> None:
         self.lost.append(error)
@@ -166,8 +166,8 @@ class FakeLink(WireConnection):
         self.sock.is_closed = True
 
 
-class Dealt:
-    """An endless `PackedStream` of these operations, `size` in a block."""
+class FixedStream:
+    """A `PackedStream` of these operations in blocks of `size`, followed by GET without end."""
 
     def __init__(self, operations: Iterable[Operation], size: int = 8) -> None:
         self._operations, self._size = chain(operations, repeat(GET)), size
@@ -187,7 +187,7 @@ class Dealt:
 
 
 class WireStage:
-    """A worker with its router. Tests open its connections (`open`), and answer on them (`hear`).
+    """A worker with its router. The test opens its connections (`open`) and sends replies to them (`receive`).
 
     load: of several legs, instead of quota and due. slots: the node of each slot of a cluster. is_plain: replies are
     only counted.
@@ -250,7 +250,7 @@ class WireStage:
         )
         source: PackedRequestSource | OperationRequestSource
         if is_plain:
-            source = PackedRequestSource(cast(PackedStream, Dealt(made, block)))
+            source = PackedRequestSource(cast(PackedStream, FixedStream(made, block)))
         else:
             source = OperationRequestSource(iter(made), lambda call: slot_of(call[1]), batch if transaction else 1)  # type: ignore[arg-type]
         self.fed = 0
@@ -351,9 +351,9 @@ class WireStage:
             patch.setattr("agent.worker.drivers.wire.connection.monotonic_ns", lambda: self.now_ns)
             yield
 
-    def hear(self, *pieces: bytes | Exception, of: BatchConnection | None = None, after_ns: int = 0) -> None:
+    def receive(self, *pieces: bytes | Exception, on: BatchConnection | None = None, after_ns: int = 0) -> None:
         """Receive these pieces on a connection, one a read, each `after_ns` after the last."""
-        connection = of or self.connection()
+        connection = on or self.connection()
         sock = self.sock(connection)
         for piece in pieces:
             self.now_ns += after_ns

@@ -1,4 +1,4 @@
-"""A worker's end of the pipe on a thread of the test, and what it reports: everything of a worker but the process."""
+"""A worker that runs on a thread of the test instead of in a process, and its reports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def whole_of(plan: Plan) -> Assignment:
-    """All pools of the plan as one share; one pool for a group that does not say how many."""
+    """An assignment with all pools of the plan. A group without a number of pools has one."""
     shares: list[PoolShare] = []
     threads = 0
     for group, pools in enumerate(plan.pools):
@@ -48,8 +48,8 @@ def whole_of(plan: Plan) -> Assignment:
     return Assignment(plan=plan, pools=tuple(shares), threads_total=threads)
 
 
-class Reported:
-    """What a worker said from its start to its last word."""
+class WorkerReport:
+    """All metrics that a worker report, and its final report."""
 
     def __init__(self, messages: Iterable[WorkerMessage], final: WorkerFinal) -> None:
         self.metrics = [message for message in messages if isinstance(message, WorkerMetrics)]
@@ -68,14 +68,14 @@ class Reported:
         """All commands together."""
         return merge_commands(self.pool.commands.values())
 
-    def adds_up(self) -> None:
-        """Raises AssertionError unless each operation begun was counted once."""
+    def check_sums(self) -> None:
+        """Raises AssertionError unless every issued operation was counted once."""
         assert self.final.issued == self.final.counted == self.total.issued == self.total.operations
         assert self.final.transactions == self.total.transactions
 
 
 class WorkerThread:
-    """A worker that runs on a thread; the caller is its agent. exit_code: as the process', once it has ended."""
+    """A worker on a thread; the test is its agent. exit_code: that of its process, once it has ended."""
 
     def __init__(self) -> None:
         self._ours, theirs = multiprocessing.Pipe(duplex=True)
@@ -93,74 +93,74 @@ class WorkerThread:
             theirs.close()
             self.exit_code = code
 
-    def say(self, data: bytes) -> None:
+    def send(self, data: bytes) -> None:
         """Send raw bytes."""
         self._ours.send_bytes(data)
 
     def renew(self, for_s: float = 3600.0) -> None:
-        """Let its load go on for so long."""
-        self.say(pack(WorkerRenew(until_ns=boottime_ns() + round(for_s * NS_PER_S))))
+        """Renew its lease for this time."""
+        self.send(pack(WorkerRenew(until_ns=boottime_ns() + round(for_s * NS_PER_S))))
 
     def prepare(self, plan: Plan, lease_s: float = 3600.0) -> None:
-        """Give it all pools of the plan, and a lease."""
+        """Send it a lease and an assignment with all pools of the plan."""
         self.renew(lease_s)
-        self.say(pack(WorkerPrepare(run_id="run", assignment=whole_of(plan), process=0)))
+        self.send(pack(WorkerPrepare(run_id="run", assignment=whole_of(plan), process=0)))
 
     def start(self, in_s: float = 0.0) -> int:
-        """Let it begin; returns its start instant."""
+        """Order it to start. Returns the start instant."""
         t0_ns = monotonic_ns() + round(in_s * NS_PER_S)
-        self.say(pack(WorkerStart(t0_ns=t0_ns)))
+        self.send(pack(WorkerStart(t0_ns=t0_ns)))
         return t0_ns
 
     def stop(self, *, drain: bool = True) -> None:
         """Order it to stop."""
-        self.say(pack(WorkerStop(drain=drain)))
+        self.send(pack(WorkerStop(drain=drain)))
 
     def receive(self, timeout_s: float = 15.0) -> WorkerMessage:
-        """Its next report. Raises AssertionError when none comes in time, EOFError when it has gone."""
+        """Its next message. Raises AssertionError after the timeout, EOFError when it has closed the pipe."""
         assert self._ours.poll(timeout_s), f"the worker said nothing for {timeout_s:g}s"
         return decode_from_worker(self._ours.recv_bytes())
 
-    def hear(self, kind: type[T]) -> T:
-        """The next report of this kind. Raises AssertionError when it is not the next but for progress."""
-        messages = self.all_until(kind)
+    def receive_next(self, kind: type[T]) -> T:
+        """The next message of this kind, skipping others."""
+        messages = self.receive_until(kind)
         assert isinstance(messages[-1], kind)
         return messages[-1]
 
-    def all_until(self, kind: type[Any]) -> list[WorkerMessage]:
-        """All reports up to the first of this kind."""
+    def receive_until(self, kind: type[Any]) -> list[WorkerMessage]:
+        """All messages up to the first of this kind."""
         messages = [self.receive()]
         while not isinstance(messages[-1], kind):
             messages.append(self.receive())
         return messages
 
-    def began(self, plan: Plan, in_s: float = 0.0) -> int:
-        """Prepare and start; returns the start instant."""
+    def start_load(self, plan: Plan, in_s: float = 0.0) -> int:
+        """Prepare and start. Returns the start instant."""
         self.prepare(plan)
-        self.hear(Prepared)
+        self.receive_next(Prepared)
         return self.start(in_s)
 
-    def reported(self) -> Reported:
-        """All that it reports from now on, to its last word."""
-        messages = self.all_until(WorkerFinal)
+    def finish(self) -> WorkerReport:
+        """Its report from now on to its end."""
+        messages = self.receive_until(WorkerFinal)
         final = messages[-1]
         assert isinstance(final, WorkerFinal)
-        return Reported(messages, final)
+        return WorkerReport(messages, final)
 
-    def ran(self, plan: Plan, in_s: float = 0.0) -> Reported:
-        """A whole run, to its end, in which everything must add up."""
-        self.began(plan, in_s)
-        reported = self.reported()
+    def run(self, plan: Plan, in_s: float = 0.0) -> WorkerReport:
+        """Run the plan to its end and check that every operation was counted once."""
+        self.start_load(plan, in_s)
+        report = self.finish()
         assert self.end() == 0
-        reported.adds_up()
-        return reported
+        report.check_sums()
+        return report
 
-    def leave(self) -> None:
-        """Close the pipe as a dying agent does. Idempotent."""
+    def close_pipe(self) -> None:
+        """Close the pipe, as a dying agent does. May be called twice."""
         self._ours.close()
 
     def end(self, timeout_s: float = 15.0) -> int | None:
-        """Its exit code. Raises AssertionError when it does not end in time."""
+        """Wait for its end. Returns its exit code. Raises AssertionError after the timeout."""
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), f"the worker runs on after {timeout_s:g}s"
         return self.exit_code
@@ -171,5 +171,5 @@ class WorkerThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.leave()
+        self.close_pipe()
         self.end()

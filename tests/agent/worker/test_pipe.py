@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
 class Ends:
-    """Both ends of a pipe; the clock of the lease moves only when it is told to."""
+    """Both ends of a pipe; the clock of the lease moves only when the test sets it."""
 
     def __init__(self) -> None:
         self.now_ns = 100
@@ -76,13 +76,13 @@ def failed(size: int) -> Failed:
 
 
 def test_sending_does_not_wait_for_an_agent_that_does_not_read(ends: Ends) -> None:
-    told = [failed(8 << 20), failed(1)]
-    for message in told:
+    messages = [failed(8 << 20), failed(1)]
+    for message in messages:
         ends.worker.send(message)
     assert not ends.worker.is_clear
     assert ends.worker.receive(0) is None
-    assert [decode_from_worker(ends.agent.recv_bytes()) for _ in told] == told
-    wait_until(lambda: ends.worker.is_clear, "everything is taken")
+    assert [decode_from_worker(ends.agent.recv_bytes()) for _ in messages] == messages
+    wait_until(lambda: ends.worker.is_clear, "the agent has read everything")
 
 
 def test_closing_waits_until_the_agent_has_read_everything(ends: Ends) -> None:
@@ -105,7 +105,7 @@ def test_a_closed_agent_is_noticed_by_sending_and_by_receiving(ends: Ends) -> No
             return True
         return False
 
-    wait_until(is_refused, "what is sent is refused")
+    wait_until(is_refused, "sending fails")
 
 
 def test_an_order_is_read_behind_many_renewals(ends: Ends) -> None:

@@ -1,4 +1,4 @@
-"""What the main thread of a worker process does while the load runs."""
+"""The main thread of a worker process while the load runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from common.units import NS_PER_S, Seconds
 def test_a_worker_process_reads_orders_even_if_each_collection_takes_over_a_second(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As among hundreds of busy threads, for which the interpreter's lock is the limit."""
+    """Collecting is this slow among hundreds of busy threads that share the interpreter lock."""
     now_ns = 10**15
     span = Span(now_ns, NEVER_NS)
 
@@ -46,7 +46,7 @@ def test_a_worker_process_reads_orders_even_if_each_collection_takes_over_a_seco
 
         def send(self, _: object) -> None:
             self.sent += 1
-            assert self.sent < 10, "nobody listens"
+            assert self.sent < 10, "the order is not read"
 
         def receive(self, timeout_s: float) -> WorkerStop | None:
             nonlocal now_ns
@@ -76,16 +76,16 @@ def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
     end_ns = t0_ns + 10 * NS_PER_S
 
     class Agent:
-        """Takes two seconds to read what is said of the first second, and stops the process for three at 5 s."""
+        """Takes two seconds to read the first report, and pauses the process for three seconds at 5 s."""
 
         is_clear, lease_is_over = True, False
 
         def __init__(self) -> None:
-            self.told: list[WorkerMetrics] = []
+            self.reports: list[WorkerMetrics] = []
 
         def send(self, message: WorkerMetrics) -> None:
             nonlocal now_ns
-            self.told.append(message)
+            self.reports.append(message)
             now_ns += 0 if message.through else 2 * NS_PER_S
 
         def receive(self, timeout_s: float) -> None:
@@ -111,7 +111,7 @@ def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
     running: Any = Running()
     assignment = Assignment(plan=Plan(), pools=(), threads_total=0)
     assert _watch(agent, running, Span(t0_ns, end_ns), collector, assignment) == (True, False)
-    held = [part.generator.delays for message in agent.told for part in message.intervals]
+    held = [part.generator.delays for message in agent.reports for part in message.intervals]
     assert [one.stalled_ns for one in held if one is not None] == [
         *[0] * 5,
         *[NS_PER_S] * 3,
@@ -121,8 +121,8 @@ def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
 
 @dataclass
 class StoppedAgent:
-    """One that renews a lease until `stops_ns`, always for `lease_ns`, and then neither says nor reads anything until
-    `wakes_ns`. Its worker process is stopped itself from `sleeps_ns` until `sleeps_until_ns`."""
+    """An agent that renews a lease for `lease_ns` until `stops_ns`, and then sends and reads nothing until `wakes_ns`.
+    Its worker process is paused from `sleeps_ns` to `sleeps_until_ns`."""
 
     now_ns: int
     stops_ns: int
@@ -131,7 +131,7 @@ class StoppedAgent:
     sleeps_ns: int = NEVER_NS
     sleeps_until_ns: int = 0
     lease_ends_ns: int = 0
-    told: list[WorkerMetrics] = field(default_factory=list)
+    reports: list[WorkerMetrics] = field(default_factory=list)
 
     @property
     def is_clear(self) -> bool:
@@ -143,10 +143,10 @@ class StoppedAgent:
 
     def send(self, message: WorkerMetrics) -> None:
         assert self.is_clear, "the main thread would wait"
-        self.told.append(message)
+        self.reports.append(message)
 
     def receive(self, timeout_s: float) -> None:
-        assert timeout_s > 0 or self.is_clear, "the main thread turns without a rest"
+        assert timeout_s > 0 or self.is_clear, "the main thread spins"
         self.now_ns += round(timeout_s * NS_PER_S)
         if self.sleeps_ns <= self.now_ns < self.sleeps_until_ns:
             self.now_ns = self.sleeps_until_ns
@@ -155,7 +155,7 @@ class StoppedAgent:
 
 
 class FencedLoad:
-    """Runs until its span ends, and then takes `drain_ns` to come to an end."""
+    """A load that ends `drain_ns` after its span."""
 
     is_listening, crash = False, ""
 
@@ -190,7 +190,7 @@ T0_NS = 10**15
 def watched(
     monkeypatch: pytest.MonkeyPatch, agent: StoppedAgent, *, end_ns: int = NEVER_NS, drain_ns: int = 0
 ) -> tuple[Span, FencedLoad, tuple[bool, bool]]:
-    """A load that its worker process watches over to its end; what became of it."""
+    """Watch a load to its end. Returns its span, the load, and the result of the watch."""
     monkeypatch.setattr("agent.worker.process.monotonic_ns", lambda: agent.now_ns)
     span = Span(T0_NS, end_ns)
     load = FencedLoad(agent, span, drain_ns)
@@ -206,7 +206,7 @@ def test_the_load_of_a_paused_agent_ends_with_its_lease(monkeypatch: pytest.Monk
     assert outcome == (True, True)
     assert not load.was_cut
     assert agent.lease_ends_ns <= span.end_ns <= agent.lease_ends_ns + NS_PER_S // 20
-    assert [metrics.through for metrics in agent.told] == [0, 1]
+    assert [metrics.through for metrics in agent.reports] == [0, 1]
 
 
 def test_a_load_that_outlasts_the_drain_is_cut_although_the_agent_is_paused(
@@ -231,7 +231,7 @@ def test_an_agent_that_wakes_within_its_lease_loses_nothing(monkeypatch: pytest.
     agent = StoppedAgent(T0_NS, stops_ns=T0_NS + NS_PER_S, wakes_ns=T0_NS + 4 * NS_PER_S)
     _, _, outcome = watched(monkeypatch, agent, end_ns=T0_NS + 4_500_000_000)
     assert outcome == (True, False)
-    assert agent.told[-1].through == 3  # what had waited came as one
+    assert agent.reports[-1].through == 3  # the delayed seconds arrive in one report
 
 
 def test_a_lease_that_ends_during_the_drain_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:

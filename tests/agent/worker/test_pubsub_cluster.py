@@ -50,9 +50,9 @@ def test_a_worker_process_delivers_every_message_through_any_node(cluster: Group
     assert run.crash == ""
     _, intervals = collector.collect_rest(0)
     [pool] = merge_intervals(intervals, Merge.CONSECUTIVE).pools.values()
-    told = pool.deliveries
-    assert told.delivered == told.expected == told.latency.count > 0
-    assert told.foreign == told.repeated == told.resubscribed == 0
+    deliveries = pool.deliveries
+    assert deliveries.delivered == deliveries.expected == deliveries.latency.count > 0
+    assert deliveries.foreign == deliveries.repeated == deliveries.resubscribed == 0
     assert {name: pool.commands[name.upper()].ok for name in before} == {
         name: cluster.calls(name) - calls for name, calls in before.items()
     }
@@ -60,7 +60,7 @@ def test_a_worker_process_delivers_every_message_through_any_node(cluster: Group
 
 @pytest.fixture(params=DRIVERS)
 def listen(request: pytest.FixtureRequest) -> Callable[[Group], Listening]:
-    """How the subscriber of each driver is had."""
+    """Creates the subscriber of each driver."""
     return lambda cluster: DRIVERS[request.param](cluster.url, most=5, retry=Retry())
 
 
@@ -104,7 +104,7 @@ def test_the_next_subscription_finds_a_channel_whose_slot_moved(cluster: Group, 
     try:
         for node in (other, owner, *cluster.nodes):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[other.port])
-        wait_until(lambda: not channels(owner), "the old owner lets it go", 5)
+        wait_until(lambda: not channels(owner), "the old owner drops the channel", 5)
         listening.subscribe(b"a")
         assert channels(other) == ["a"]
         assert listening.events().count(EventKind.REDIRECTED) == 1
@@ -121,7 +121,7 @@ def test_a_disconnected_subscriber_subscribes_again_slot_by_slot(cluster: Group,
     held = channels(node)
     assert len(held) > 1
     node.ask("CLIENT", "KILL", "TYPE", "pubsub")
-    wait_until(lambda: listening.metrics.resubscribed == len(held), "all are asked for again", 5)
+    wait_until(lambda: listening.metrics.resubscribed == len(held), "all are subscribed again", 5)
     wait_until(lambda: channels(node) == held, "all are back", 5)
 
 
@@ -139,10 +139,10 @@ def test_channels_of_a_dead_node_move_to_its_replica(
         def all_are_there() -> bool:
             with suppress(*TARGET_ERRORS):
                 for name in names:
-                    listening.publish(name)  # by which the client learns that the topology has changed
+                    listening.publish(name)  # a redirection tells the client of the new topology
             return sorted(name for node in alive for name in channels(node)) == ["a", "b", "c", "d", "e"]
 
-        wait_until(all_are_there, "all channels somewhere", 30)
+        wait_until(all_are_there, "all channels are subscribed", 30)
         before = listening.metrics
         assert before.resubscribed >= 1
         assert sum(listening.publish(name) for name in names) == 5

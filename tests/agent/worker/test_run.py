@@ -60,11 +60,11 @@ def requests(count: int) -> Load:
 
 
 def quiet(*_: int) -> None:
-    """Progress that nobody wants to hear of."""
+    """A progress callback that does nothing."""
 
 
 def finished(run: WorkerRun) -> IntervalMetrics:
-    """Start it, let it come to its own end, and close it: all that it did."""
+    """Run to the end and close. Returns the metrics of the whole run."""
     _, collector = started(run)
     wait_until(lambda: not run.is_alive, "the threads end")
     return collected(run, collector)
@@ -83,7 +83,7 @@ def collected(run: WorkerRun, collector: Collector) -> IntervalMetrics:
 
 
 def test_each_thread_of_the_fleet_issues_its_own_part_on_any_machine(valkey: Server) -> None:
-    # The second of two pools of two threads each, of a fleet of five threads: 103 = 21 + 21 + 21 + 20 + 20.
+    # The second of two pools with two threads each, in a fleet of five threads: 103 = 21 + 21 + 21 + 20 + 20.
     plan = plan_of(valkey.url, Pools(client_pools=2, threads_per_pool=2), load=requests(103))
     share = Assignment(plan=plan, pools=(PoolShare(group=0, number=1, first_thread=2),), threads_total=5)
     total = finished(WorkerRun(share))
@@ -97,11 +97,10 @@ DRIVERS = {
 }
 
 
-def taken_over(
+def run_takeover(
     run: WorkerRun, from_s: float, remaining: tuple[PoolRemainder, ...] | None = None
 ) -> tuple[int, IntervalMetrics]:
-    """A share that goes on `from_s` after a start that has passed, which is soon. Returns the skew of its start, and
-    what it did."""
+    """Run a takeover that begins soon, `from_s` after the start of the run. Returns (start skew, metrics)."""
     run.open(quiet)
     from_ns = round(from_s * NS_PER_S)
     _, collector = run.start(monotonic_ns() + NS_PER_S // 10 - from_ns, TakeOver(from_ns=from_ns, remaining=remaining))
@@ -122,7 +121,7 @@ def test_a_takeover_in_an_open_loop_has_no_backlog(
     load = Load(duration_s=Seconds(100.3), rate_per_s=PerSecond(1000.0), arrivals=arrivals)
     if staged:
         load = Load(stages=(stage(50, 1000), stage(50.3, 1000)), arrivals=arrivals, warmup_s=Seconds(0))
-    skew_ns, total = taken_over(WorkerRun(whole_of(plan_of(valkey.url, DRIVERS[driver], load=load))), 100.0)
+    skew_ns, total = run_takeover(WorkerRun(whole_of(plan_of(valkey.url, DRIVERS[driver], load=load))), 100.0)
     assert 0 <= skew_ns < NS_PER_S
     assert total.issued + total.unsent == pytest.approx(300, abs=0 if arrivals is Arrivals.CONSTANT else 90)
     assert total.pools["main"].commands["SET"].response.maximum < 10 * NS_PER_S
@@ -135,7 +134,7 @@ def test_a_takeover_issues_the_requests_that_its_pools_have_left(
 ) -> None:
     plan = plan_of(valkey.url, DRIVERS[driver], load=requests(1000))
     plan = msgspec.structs.replace(plan, workload=msgspec.structs.replace(plan.workload, **batch))
-    skew_ns, total = taken_over(WorkerRun(whole_of(plan)), 50.0, (PoolRemainder(0, 11), PoolRemainder(1, 0)))
+    skew_ns, total = run_takeover(WorkerRun(whole_of(plan)), 50.0, (PoolRemainder(0, 11), PoolRemainder(1, 0)))
     assert 0 <= skew_ns < NS_PER_S
     assert total.issued == total.operations == 11
 
@@ -206,9 +205,9 @@ def test_building_a_run_opens_nothing_and_open_only_prewarms(valkey: Server) -> 
     )
     run = WorkerRun(whole_of(plan_of(valkey.url, *groups)))
     assert len(asking.client_list()) == 1
-    told: list[tuple[int, int]] = []
-    assert run.open(lambda done, total: told.append((done, total))) == 24
-    assert told[-1] == (24, 24)
+    progress: list[tuple[int, int]] = []
+    assert run.open(lambda done, total: progress.append((done, total))) == 24
+    assert progress[-1] == (24, 24)
     assert len(asking.client_list()) == 25
     run.close()
     run.close()
@@ -233,7 +232,7 @@ def test_a_cut_ends_the_wait_for_a_client_that_another_thread_keeps(
 ) -> None:
     woken, release = threading.Event(), threading.Event()
 
-    def cling(worker: ThreadContext) -> None:
+    def keep_instance(worker: ThreadContext) -> None:
         try:
             instance, _ = worker.pool.checkout()
         except CutShort:
@@ -242,7 +241,7 @@ def test_a_cut_ends_the_wait_for_a_client_that_another_thread_keeps(
         release.wait(10)
         worker.pool.give_back(instance)
 
-    monkeypatch.setattr("agent.worker.drivers.client.run_client_worker", cling)
+    monkeypatch.setattr("agent.worker.drivers.client.run_client_worker", keep_instance)
     run = WorkerRun(whole_of(plan_of(valkey.url, Pools(threads_per_pool=2))))
     span, collector = started(run)
     span.end_at(monotonic_ns())
@@ -279,13 +278,13 @@ def test_a_malformed_url_is_an_error_of_the_plan() -> None:
 
 
 def test_an_unexpected_error_is_described_in_one_line_with_its_place() -> None:
-    def stumble() -> None:
-        raise KeyError("a\n  pebble " + "x" * 1000)
+    def crash() -> None:
+        raise KeyError("two\n  lines " + "x" * 1000)
 
     with pytest.raises(KeyError) as raised:
-        stumble()
+        crash()
     line = describe(raised.value)
-    assert line.startswith("unexpected KeyError at stumble:")
+    assert line.startswith("unexpected KeyError at crash:")
     assert "\n" not in line
     assert len(line) < 300
     assert describe(ValueError("never raised")) == "unexpected ValueError: never raised"

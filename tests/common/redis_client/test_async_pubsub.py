@@ -287,11 +287,3 @@ def test_nothing_reconnects_after_cancellation(target: Target, valkey: Server) -
             await watched.ended()
 
     on_loop(target, body)
-
-
-def test_there_is_one_connection_for_all_channels_of_a_server(target: Target) -> None:
-    async def body(watched: Watched) -> None:
-        assert watched.lines.connection_for(B) is watched.lines.connection_for(SHARDED) is watched.line
-        assert list(watched.lines) == [watched.line]
-
-    on_loop(target, body)

@@ -11,7 +11,7 @@ from agent.worker.metrics.connection_events import EventKind, EventLog
 from common.cancellation import Cancellation, CutShort
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client import Client, build_client
-from common.redis_client.pubsub import MESSAGE, Channel, Received, SubscribedConnection, SubscribedConnections
+from common.redis_client.pubsub import MESSAGE, Channel, Received, SubscribedConnections
 from tests.support.runs import calls, connections, wait_until
 from tests.support.servers import Server
 
@@ -159,9 +159,3 @@ def test_cancelling_ends_a_reconnect(valkey: Server) -> None:
         watched.received(lambda _: False)
     watched.line.close()
     client.close()
-
-
-def test_there_is_one_connection_for_all_channels_of_a_server(watched: Watched) -> None:
-    assert watched.lines.connection_for(B) is watched.lines.connection_for(SHARDED) is watched.line
-    assert list(watched.lines) == [watched.line]
-    assert isinstance(watched.line, SubscribedConnection)

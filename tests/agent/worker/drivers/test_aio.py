@@ -1,4 +1,4 @@
-"""What is the asyncio driver's own: a cancellation, wherever it comes. All else is in test_client_driver.py."""
+"""Cancellation in the asyncio driver. test_client.py has what both drivers share."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ async def cancelled_in_a_task(*_: object) -> None:
     raise CancelledError
 
 
-def task(**told: Any) -> Stage:
-    return Stage(driver=Driver.ASYNCIO, **told)
+def task(**settings: Any) -> Stage:
+    return Stage(driver=Driver.ASYNCIO, **settings)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

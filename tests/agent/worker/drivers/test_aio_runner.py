@@ -35,16 +35,16 @@ GET: Operation = (0, ("GET", b"key"), 22, None)
 
 
 def quiet(*_: int) -> None:
-    """Nobody wants to hear of it."""
+    """A progress callback that does nothing."""
 
 
 def plain_loop() -> asyncio.AbstractEventLoop:
-    """A loop that nobody watches."""
+    """An event loop without a time record."""
     return precise_loop(LoopRecord())
 
 
 class Hosted:
-    """A host and what its workers need. ended: how many workers have, `what` they raised."""
+    """A runner and what its workers need. ended: number of workers that ended. what: the errors that they raised."""
 
     def __init__(self, target: Target, operation: Operation = GET, *, tasks: int = 1, **pools: Any) -> None:
         self.cancellation = Cancellation()
@@ -74,7 +74,7 @@ class Hosted:
     def _watched(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - told to the test
+        except Exception as error:  # noqa: BLE001 - the test reads it
             self.ended.append(error)
         else:
             self.ended.append(None)
@@ -134,7 +134,7 @@ def test_a_cut_ends_tasks_that_wait_for_a_reply_or_for_a_client(valkey: Server) 
 
 @pytest.mark.parametrize("retries", [0, 10**6])
 def test_a_cut_ends_a_connect_and_a_long_backoff(silent_server: SocketServer, refusing_url: str, retries: int) -> None:
-    # Without retries: the handshake waits for an answer. With them: a backoff after a connection that was refused.
+    # Without retries the handshake waits for a reply; with retries a refused connect is followed by a backoff.
     url = refusing_url if retries else silent_server.url
     hosted = Hosted(Target(url=url, retry=Retry(retries=retries, base_s=HOUR, cap_s=HOUR)))
     hosted.host.open(quiet)
@@ -182,10 +182,10 @@ def test_prewarming_opens_every_connection_and_returns_it_to_the_pool(valkey: Se
     asking = valkey.client()
     asking.ping()
     hosted = Hosted(Target(url=valkey.url), client_instances_per_pool=3, max_connections=7)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     instances = hosted.host.open(quiet)
-    opened = prewarm(instances, Target(url=valkey.url), hosted.cancellation, lambda *args: told.append(args))
-    assert (opened, told[-1]) == (21, (21, 21))
+    opened = prewarm(instances, Target(url=valkey.url), hosted.cancellation, lambda *args: progress.append(args))
+    assert (opened, progress[-1]) == (21, (21, 21))
     assert len(asking.client_list()) == 1 + 21
     hosted.host.start(hosted.jobs)
     wait_until(lambda: hosted.records[0].issued > 10, "a task works")
@@ -227,7 +227,7 @@ def test_the_loop_wakes_to_the_microsecond_and_not_to_the_millisecond(
         runner.run(wait(0))
         monkeypatch.setattr("agent.worker.drivers.aio.select.select", select_at_once)
         runner.run(wait(0.0011))
-    # Our select came back at once, and so was asked again and again, for less and less.
+    # select returned at once each time, so the loop called it again for the rest of the wait.
     assert 0.0001 < waited_s[0] <= 0.0011
     assert waited_s == sorted(waited_s, reverse=True)
     assert len(waited_s) > 1
@@ -273,7 +273,7 @@ def test_the_time_of_a_loop_turn_is_the_time_of_its_callbacks_without_the_wait(m
         loop.call_soon(loop.call_soon, work, 4_000)
         loop.call_soon(loop.call_soon, loop.call_soon, loop.stop)
         loop.run_forever()
-    # A loop begins with a wait, and its last turn is not followed by one.
+    # A loop begins with a wait, and no wait follows its last turn.
     assert turns.take().tolist() == [[1_000, 0], [504_000, 3_000], [1_008_000, 4_000]]
 
 
@@ -290,5 +290,5 @@ def test_a_runner_reports_the_turns_of_its_loop(valkey: Server) -> None:
     assert len(turns) > 10
     ended_ns, busy_ns = turns.T
     assert (busy_ns >= 0).all()
-    # No turn begins before the one before it has ended.
+    # Turns do not overlap.
     assert (ended_ns[1:] - busy_ns[1:] >= ended_ns[:-1]).all()

@@ -1,6 +1,6 @@
-"""What drivers do whose workers take client instances from a pool: all of it is held against both.
+"""The client and the asyncio driver, whose workers check out client instances: each test runs with both.
 
-Not against the wire driver, which lends no client: see tests/agent/worker/drivers/wire/test_worker.py.
+The wire driver has no checkout: see tests/agent/worker/drivers/wire/test_worker.py.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tests.support.stage import GET, MS, SET, T0_NS
 NEW: dict[str, Any] = {}
 
 
-def Stage(**told: Any) -> on_stage.Stage:
-    return on_stage.Stage(**told, **NEW)
+def Stage(**settings: Any) -> on_stage.Stage:
+    return on_stage.Stage(**settings, **NEW)
 
 
 @pytest.fixture(params=(Driver.CLIENT, Driver.ASYNCIO), ids=lambda driver: driver.value, autouse=True)

@@ -1,4 +1,4 @@
-"""Every row of the command table through the wire driver: its bytes are those that the server counted."""
+"""Every command of the table through the wire driver: our byte counts equal those of the server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plan_of(valkey: Server, command: str, name: str, protocol: int, batch: dict[
         "pools": [{"driver": "wire", "max_connections": 1, "connections": "prewarm"}],
         "workload": {
             "commands": [entry],
-            # In order, so that two keys of one command differ.
+            # Sequential, so that two keys of one command differ.
             "keys": {"maximum": maximum, "distribution": "sequential"},
             "scripts": [{"name": "main", "lua": LUA}],
             **batch,
@@ -44,7 +44,7 @@ def plan_of(valkey: Server, command: str, name: str, protocol: int, batch: dict[
 
 
 def difference(asking: redis.Redis, plan: Plan) -> str:
-    """What the run's bytes are off, "" where they are not."""
+    """Run the plan. Returns how its byte counts differ from the server's, "" if they do not."""
     run = WorkerRun(whole_of(plan))
     try:
         run.open(lambda *_: None)
@@ -69,7 +69,7 @@ def difference(asking: redis.Redis, plan: Plan) -> str:
 def test_every_command_has_the_computed_size_and_no_error(
     valkey: Server, protocol: int, batch: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # There are many runs: each is to notice soon that it is over.
+    # There are many short runs: check often for their end.
     monkeypatch.setattr("agent.worker.drivers.wire.event_loop._CHECK_EVERY_NS", 1_000_000)
     asking, found = valkey.client(), []
     rows = [

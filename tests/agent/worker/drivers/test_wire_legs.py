@@ -1,4 +1,4 @@
-"""Loads of several legs with the wire driver: each closed one is steady for as long as it lasts."""
+"""Loads of several legs with the wire driver. It takes the fast path during a whole closed leg."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_each_operation_belongs_to_the_leg_in_which_it_began(batch: int) -> None
     while not stage.worker.is_done:
         stage.pump()
         if stage.connection().batch is not None:
-            # So the last one of each closed leg ends in the next one.
-            stage.hear(OK * batch, after_ns=60 * MS)
+            # The last batch of each closed leg ends in the next leg.
+            stage.receive(OK * batch, after_ns=60 * MS)
         else:
             stage.now_ns += 10 * MS
         stage.check()
     found = legs(stage, CLOSED_OPEN_CLOSED)
     assert found.count(0) == 17 * batch
-    # One in ten of a second, all of which are sent, if late; and those that fill up the last batch.
+    # The open leg has ten operations in its second. All are sent, some late; the last batch is filled up.
     assert found.count(1) == 10
     assert found.count(2) > 0
     assert len(found) == stage.record.issued
@@ -53,7 +53,7 @@ def test_warmup_operations_do_not_count_as_requests() -> None:
     while not stage.worker.is_done:
         stage.pump()
         if stage.connection().batch is not None:
-            stage.hear(OK, after_ns=100 * MS)
+            stage.receive(OK, after_ns=100 * MS)
         stage.check()
     assert legs(stage, load) == [0] * 10 + [1] * 7
 
@@ -61,9 +61,9 @@ def test_warmup_operations_do_not_count_as_requests() -> None:
 def test_an_earlier_end_inside_a_closed_leg_is_obeyed() -> None:
     stage = WireStage(load=CLOSED_OPEN_CLOSED, end_ns=T0_NS + 3 * NS_PER_S, block=30)
     stage.begin()
-    stage.hear(OK, after_ns=MS)
+    stage.receive(OK, after_ns=MS)
     stage.span.end_at(T0_NS + 5 * MS)
-    stage.hear(OK, after_ns=10 * MS)
+    stage.receive(OK, after_ns=10 * MS)
     stage.check()
     assert stage.worker.is_done
     assert legs(stage, CLOSED_OPEN_CLOSED) == [0, 0]

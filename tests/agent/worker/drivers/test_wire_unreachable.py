@@ -1,4 +1,4 @@
-"""What the wire driver does with operations that it cannot send: each fails or was never sent, and none is replaced."""
+"""Operations that the wire driver cannot send. Each one fails or counts as unsent; none is replaced by another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLAIN = pytest.mark.parametrize("is_plain", [True, False], ids=("drawn ahead", "
 
 
 def alternating() -> Any:
-    """Operations that fall to both nodes, or to one and to nobody."""
+    """Operations for both nodes in turn; with GAPS every second one belongs to no node."""
     return (operation("GET", key) for key in cycle((MINE, OTHERS)))
 
 
@@ -34,7 +34,7 @@ def every(ms: int, count: int) -> list[int]:
 
 
 def refuse(stage: WireStage, connection: BatchConnection) -> None:
-    """A connection cannot be made."""
+    """Let the next connect of this connection fail."""
     for waiting in (stage.to_open, stage.reopening, stage.reopening_soon, stage.reopening_later):
         if connection in waiting:
             waiting.remove(connection)
@@ -42,16 +42,16 @@ def refuse(stage: WireStage, connection: BatchConnection) -> None:
         stage.worker.refused(connection, redis.ConnectionError("refused"), stage.now_ns)
 
 
-def hear_all(stage: WireStage, *, batch: int = 1) -> None:
-    """Whoever waits for replies has them."""
+def answer_all(stage: WireStage, *, batch: int = 1) -> None:
+    """Answer all batches in flight."""
     for connection in [
         connection for node in stage.router.nodes for connection in node.connections if connection.batch is not None
     ]:
-        stage.hear(A * batch, of=connection)
+        stage.receive(A * batch, on=connection)
 
 
 def ended(stage: WireStage) -> tuple[int, dict[str, int]]:
-    """Operations done, and failed by class."""
+    """(number of operations done, number of failures by class)."""
     done, failures = 0, Counter[str]()
     for command in stage.metrics().commands.values():
         done += command.ok
@@ -74,7 +74,7 @@ def test_in_an_open_loop_an_operation_without_a_node_fails_when_it_is_due(
     stage.begin()
     for number in range(1, 401):
         stage.pump(after_ns=MS)
-        hear_all(stage, batch=batch)
+        answer_all(stage, batch=batch)
         assert stage.record.issued == number // batch * batch
     done, failures = ended(stage)
     assert failures == {"ConnectionError" if slots is SLOTS else "SlotNotCoveredError": 400 - done}
@@ -93,7 +93,7 @@ def test_operations_without_a_node_count_as_requests(is_plain: bool, what: str) 
         refuse(stage, stage.connection(THERE))
     stage.begin()
     while not stage.worker.is_done:
-        hear_all(stage)
+        answer_all(stage)
     done, failures = ended(stage)
     assert done + sum(failures.values()) == stage.record.issued == 300
     assert abs(done - 150) < 10
@@ -104,7 +104,7 @@ def test_in_a_closed_loop_operations_without_a_node_fail_in_proportion(batch: in
     stage = WireStage(alternating(), slots=GAPS, batch=batch, connections=2, block=64)
     stage.begin()
     for _ in range(1000):
-        hear_all(stage, batch=batch)
+        answer_all(stage, batch=batch)
     done, failures = ended(stage)
     assert done == 2000 * batch
     assert abs(failures["SlotNotCoveredError"] - done) <= 64 * batch
@@ -114,10 +114,10 @@ def test_in_a_closed_loop_operations_without_a_node_fail_in_proportion(batch: in
 def test_in_a_closed_loop_without_any_node_operations_fail_slowly(is_plain: bool) -> None:
     stage = WireStage(alternating(), slots=SLOTS, is_plain=is_plain)
     stage.begin()
-    hear_all(stage)
+    answer_all(stage)
     with stage.clock():
         stage.worker.update_topology([""] * len(SLOTS))
-    hear_all(stage)
+    answer_all(stage)
     before = stage.record.issued
     for _ in range(10):
         stage.check(after_ns=50 * MS)
@@ -135,23 +135,23 @@ def test_operations_of_a_hanging_node_wait_and_fail_without_delaying_others(is_p
     for _ in range(90):
         stage.pump(after_ns=MS)
         if here.batch is not None:
-            stage.hear(A, of=here)
-    # The others have only had their own turns.
+            stage.receive(A, on=here)
+    # The other node had only its own share.
     assert abs(len(stage.sock(here).commands()) - 45) < 10
     assert there.batch is not None
     stage.check(after_ns=100 * MS)
     stage.check()
-    hear_all(stage)
+    answer_all(stage)
     _, failures = ended(stage)
     assert set(failures) == {"TimeoutError"}
     assert failures["TimeoutError"] > 35
     assert stage.refreshes > 0
-    # It comes back, and has its turns again.
+    # After it returns, it gets its share again.
     stage.reopen()
     before = len(stage.sock(there).commands())
     for _ in range(100):
         stage.pump(after_ns=MS)
-        hear_all(stage)
+        answer_all(stage)
     assert len(stage.sock(there).commands()) - before > 30
 
 
@@ -162,12 +162,12 @@ def test_operations_that_wait_for_a_busy_node_at_the_end_are_unsent() -> None:
     for _ in range(95):
         stage.pump(after_ns=MS)
         if here.batch is not None:
-            stage.hear(A, of=here)
+            stage.receive(A, on=here)
     stage.check()
     assert not stage.worker.is_done
-    stage.hear(A, of=there)
+    stage.receive(A, on=there)
     assert stage.worker.is_done
-    # 89 before the end.
+    # 89 operations are due before the end.
     assert stage.record.issued + stage.record.unsent == 89
     assert abs(stage.record.unsent - 44) < 10
 
@@ -183,7 +183,7 @@ def test_an_unreachable_server_fails_only_the_operations_that_are_due() -> None:
     stage.reopen()
     for _ in range(30):
         stage.pump(after_ns=10 * MS)
-        hear_all(stage)
+        answer_all(stage)
     assert ended(stage) == (30, {})
     assert stage.record.issued == 50
 
@@ -191,7 +191,7 @@ def test_an_unreachable_server_fails_only_the_operations_that_are_due() -> None:
 def test_the_topology_is_read_when_a_node_reports_an_unserved_slot() -> None:
     stage = WireStage(alternating(), slots=SLOTS)
     stage.begin()
-    stage.hear(b"-CLUSTERDOWN Hash slot not served\r\n", of=stage.connection(HERE))
+    stage.receive(b"-CLUSTERDOWN Hash slot not served\r\n", on=stage.connection(HERE))
     assert stage.uncovered_refreshes == 1
 
 
@@ -231,11 +231,11 @@ def test_every_due_operation_is_done_or_fails_or_is_unsent_whatever_happens(
         if step == "pass":
             stage.pump(after_ns=9 * MS)
         elif step == "hear":
-            hear_all(stage, batch=batch)
+            answer_all(stage, batch=batch)
         elif step in ("lose", "hang") and (up := connections(is_open=True)):
             note(up[0])
             if step == "lose":
-                stage.hear(b"", of=up[0])
+                stage.receive(b"", on=up[0])
             else:
                 stage.check(after_ns=1001 * MS if up[0].batch is not None and load == "quota" else MS)
         elif step == "refuse" and (down := [each for each in connections(is_open=False) if each not in stage.to_open]):
@@ -254,7 +254,7 @@ def test_every_due_operation_is_done_or_fails_or_is_unsent_whatever_happens(
     stage.reopen()
     stage.check(after_ns=max(0, T0_NS + 500 * MS - stage.now_ns))
     for _ in range(3):
-        hear_all(stage, batch=batch)
+        answer_all(stage, batch=batch)
     assert stage.worker.is_done
     for connection in connections(is_open=True):
         note(connection)

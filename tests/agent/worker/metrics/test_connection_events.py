@@ -8,7 +8,7 @@ A, B, C = 101, 102, 103
 
 
 def second_of(fold: ConnectionTally, log: EventLog) -> tuple[int, int]:
-    """(wanted, open) in a second in which this happened."""
+    """(wanted, open) connections in a second with these events."""
     metrics = fold.add_up(log.take(), is_late=False)
     return metrics.wanted, metrics.open_peak
 
@@ -82,7 +82,7 @@ def test_wanted_connections_are_the_open_ones_the_opening_ones_and_those_that_fa
     log.attempt_failed(4, "maxclients", B)
     log.tried(5, C)
     assert second_of(fold, log) == (3, 1)
-    # B is not tried any more; the attempt at C is still under way.
+    # B is given up; C is still connecting.
     assert second_of(fold, log) == (2, 1)
     log.attempt_failed(6, "timeout", C)
     log.tried(7, C)
@@ -128,7 +128,7 @@ def test_a_wire_connection_is_wanted_from_the_start_until_its_node_is_gone() -> 
     log.link_failed(4, "maxclients", B)
     assert second_of(fold, log) == (3, 1)
     assert second_of(fold, log) == (3, 1)
-    # C was still being tried: with the cause that others had.
+    # C is still connecting: it gets the cause of the others.
     assert fold.never_opened() == {"maxclients": 2}
     log.link_unwanted(5, B)
     log.link_unwanted(6, C)

@@ -39,7 +39,7 @@ def place(at_ns: int, what: DeliveryEvent, value: int) -> tuple[int, int]:
 
 
 def arrived(*messages: tuple[int, bytes]) -> DeliveryMetrics:
-    """What messages are, each with the connection on which it came, at 100 ns."""
+    """Metrics of these messages, which arrive at 100 ns on the connections with these numbers."""
     record = DeliveryRecord()
     arrivals = DeliveryClassifier(HeaderReader("run", "here"), record)
     for line, message in messages:

@@ -19,7 +19,7 @@ STAGED = timeline(Load(stages=(stage(1.5, 10), stage(1), stage(1.5, 10))))
 
 
 class Watched:
-    """A process of which a test says what it used until when."""
+    """A process whose cpu time and loop turns the test sets."""
 
     def __init__(self, loops: int = 1, line: Timeline = PLAIN) -> None:
         self.loops = [LoopRecord() for _ in range(loops)]
@@ -83,16 +83,16 @@ def test_all_cpu_time_is_reported_once_however_often_it_is_read(
 ) -> None:
     process = Watched(line=line)
     process.used(0, 0)
-    told = at_ns = used_ns = 0
+    reported_ns = at_ns = used_ns = 0
     place = (0, 0)
     for number, (later_ns, more_ns) in enumerate(readings):
         at_ns, used_ns = at_ns + later_ns, used_ns + more_ns
         process.used(at_ns, used_ns)
         while number % steps == 0 and (place[0] + 1) * NS_PER_S <= at_ns:
             for leg in line.in_second(place[0]):
-                told += process.watch.release((place[0], leg), late=False).cpu_ns
+                reported_ns += process.watch.release((place[0], leg), late=False).cpu_ns
             place = (place[0] + 1, 0)
-    assert told + process.watch.rest() == used_ns
+    assert reported_ns + process.watch.rest() == used_ns
 
 
 def test_cpu_time_after_the_load_counts_and_adds_no_core_share() -> None:
@@ -122,12 +122,12 @@ def test_the_busiest_loop_is_reported_and_the_turns_of_all_loops_are_lag() -> No
     assert (second.busiest_loop_ns, second.loop_lag.maximum) == (9, 9)
 
 
-@pytest.mark.parametrize(("ended_ns", "busy_ns", "told"), [(-5, 3, []), (0, 3, []), (5, 3, [3]), (5, 8, [5])])
-def test_a_loop_turn_counts_from_the_start_instant(ended_ns: int, busy_ns: int, told: list[int]) -> None:
+@pytest.mark.parametrize(("ended_ns", "busy_ns", "counted"), [(-5, 3, []), (0, 3, []), (5, 3, [3]), (5, 8, [5])])
+def test_a_loop_turn_counts_from_the_start_instant(ended_ns: int, busy_ns: int, counted: list[int]) -> None:
     process = Watched()
     process.turn(ended_ns, busy_ns)
     [found] = process.through(0)
-    assert (found.loop_lag.count, found.loop_lag.value_sum) == (len(told), sum(told))
+    assert (found.loop_lag.count, found.loop_lag.value_sum) == (len(counted), sum(counted))
 
 
 def test_loop_turns_count_in_the_stage_in_which_they_ended() -> None:
@@ -150,7 +150,7 @@ def test_a_late_report_has_loop_turns_and_no_watched_time() -> None:
     assert found.loop_lag.count == 1
 
 
-# What holds it up
+# Delays
 
 
 def held_up(process: Watched, last: int) -> list[GeneratorDelays]:
@@ -162,7 +162,7 @@ def test_cpu_throttling_counts_from_the_start_instant_in_the_second_in_which_it_
     process.quota = QuotaReading(cores=0.1, periods=7, throttled_periods=5, throttled_ns=70, used_ns=900)
     process.used(-50 * MS, 0)
     process.used(0, 0)
-    process.quota = QuotaReading(cores=0.1, periods=99)  # not looked at: it is read closely once a second
+    process.quota = QuotaReading(cores=0.1, periods=99)  # not read: the quota is read once a second
     process.used(50 * MS, 0)
     process.counted(NS_PER_S, QuotaReading(0.1, 17, 14, 970, 1900))
     process.counted(2 * NS_PER_S, QuotaReading(0.1, 19, 14, 970, 2000))

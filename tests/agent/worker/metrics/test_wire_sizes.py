@@ -13,29 +13,17 @@ from redis.connection import HiredisRespSerializer
 from agent.worker.metrics.wire_sizes import (
     MULTI_EXEC_REQUEST_BYTES,
     QUEUED_BYTES,
-    array_header_bytes,
     bulk_bytes,
-    decimal_digits,
     reply_measure,
     transaction_reply_bytes,
 )
 from tests.support.servers import Server
 
 
-@given(st.lists(st.integers(0, 2**62), min_size=1))
-def test_digits_counts_the_digits_of_the_decimal_text(numbers: list[int]) -> None:
-    assert decimal_digits(np.array(numbers)).tolist() == [len(str(number)) for number in numbers]
-
-
 @given(st.lists(st.integers(0, 1500), min_size=1))
 def test_the_size_of_a_bulk_string_includes_header_and_line_ends(lengths: list[int]) -> None:
     wanted = [len(b"$%d\r\n%s\r\n" % (length, bytes(length))) for length in lengths]
     assert bulk_bytes(np.array(lengths)).tolist() == wanted
-
-
-@given(st.integers(0, 10**9))
-def test_an_array_header_is_measured_exactly(count: int) -> None:
-    assert array_header_bytes(count) == len(b"*%d\r\n" % count)
 
 
 def test_the_bytes_that_a_transaction_adds_are_exact() -> None:

@@ -48,10 +48,6 @@ def test_quotas_add_up_to_the_requests_and_differ_by_one_at_most(requests: int, 
     assert max(counts) - min(counts) <= 1
 
 
-def test_without_a_number_of_requests_there_is_no_quota() -> None:
-    assert quota_of(None, 0, 3) is None
-
-
 # Schedules
 
 
@@ -65,7 +61,7 @@ def test_a_constant_schedule_is_exact_and_does_not_drift(rate: float, threads: i
 
 
 def test_the_millionth_operation_of_a_thread_is_due_to_the_nanosecond() -> None:
-    # 3/s: a gap that no binary fraction holds.
+    # 3/s: a gap without an exact binary fraction.
     found = next(islice(constant_schedule(0, 3.0, 1, 2), 1_000_000, None))
     assert found == 2_000_001 * NS_PER_S // 3
 
@@ -87,7 +83,7 @@ def test_every_schedule_ascends_from_the_start(rate: float, thread: int, seed: i
 
 
 def ks_distance_to_exponential(gaps_ns: list[int], mean_ns: float) -> float:
-    """Kolmogorov and Smirnov's statistic: the largest distance between the two cumulative distributions."""
+    """The Kolmogorov-Smirnov statistic: the largest distance between the two cumulative distributions."""
     ordered = np.sort(np.array(gaps_ns, dtype=np.float64))
     count = len(ordered)
     expected = 1 - np.exp(-ordered / mean_ns)
@@ -97,7 +93,7 @@ def ks_distance_to_exponential(gaps_ns: list[int], mean_ns: float) -> float:
 
 
 def critical_ks_distance(count: int) -> float:
-    """What the statistic stays below in 999 of 1000 samples of the right distribution, for large samples."""
+    """999 of 1000 large samples of the right distribution stay below this."""
     return 1.95 / float(np.sqrt(count))
 
 
@@ -106,7 +102,7 @@ def critical_ks_distance(count: int) -> float:
 def test_poisson_arrivals_have_exponential_gaps_at_the_rate_of_the_fleet(seed: int, threads: int) -> None:
     load = Load(rate_per_s=PerSecond(50_000.0), arrivals=Arrivals.POISSON)
     parts = [schedule_of(load, seed, thread, threads, 0) for thread in range(threads)]
-    # Up to the time by which some 20,000 arrivals should have come: to the last one would favour long gaps.
+    # Up to the time of about 20,000 arrivals; stopping at the last arrival would favour long gaps.
     times = sorted(chain.from_iterable(takewhile(lambda due: due < 400_000_000, part or ()) for part in parts))
     assert len(times) == pytest.approx(20_000, abs=4 * 20_000**0.5)
     gaps = np.diff([0, *times]).tolist()
@@ -148,12 +144,6 @@ def test_a_takeover_continues_poisson_arrivals() -> None:
     for _ in range(2000):
         first, second = (next(schedule) for schedule in schedules)
         assert second - first == pytest.approx(7 * NS_PER_S, abs=2000)
-
-
-def test_no_operation_begins_before_the_begin_of_a_takeover() -> None:
-    span = Span(T0_NS, NEVER_NS, from_ns=5)
-    assert (span.t0_ns, span.begin_ns) == (T0_NS, T0_NS + 5)
-    assert Span(T0_NS, NEVER_NS).begin_ns == T0_NS
 
 
 def test_the_load_determines_the_kind_of_schedule() -> None:
@@ -210,7 +200,7 @@ def test_unsent_operations_include_all_that_were_due_until_the_end(
     pacer = Pacer(span, batch=batch, quota=quota, schedule=constant_schedule(T0_NS, 1000.0, 0, 1))
     turns = list(islice(pacer.turns(), dealt))
     span.end_at(T0_NS + end_ms * 1_000_000)
-    # 1000/s: one is due at each ms from 0 to end_ms - 1. The turns before the last were sent.
+    # 1000/s: one operation is due at each ms from 0 to end_ms - 1. All turns before the last were sent.
     should = end_ms if quota is None else min(end_ms, quota)
     sent = sum(len(turn.times_ns) for turn in turns[:-1])
     assert pacer.unsent(turns[-1].times_ns) == max(0, should - sent)
@@ -233,7 +223,7 @@ def test_unsent_operations_of_a_fast_schedule_are_estimated(rate: float, seconds
 
 
 class Sleeper:
-    """A clock that moves when somebody sleeps; after each sleep something can happen."""
+    """A clock that moves with each sleep. ends_after: (number of sleeps, span, the end that it then gets)."""
 
     def __init__(self, now_ns: int = T0_NS) -> None:
         self.now_ns = now_ns
@@ -258,14 +248,6 @@ def test_a_wait_ends_exactly_at_its_time() -> None:
     sleeper = Sleeper()
     span_with(sleeper).wait_until(T0_NS + 123_456_789)
     assert sleeper.now_ns == T0_NS + 123_456_789
-
-
-def test_a_time_in_the_past_needs_no_sleep() -> None:
-    sleeper = Sleeper()
-    span = span_with(sleeper)
-    span.wait_until(T0_NS)
-    span.wait_until(T0_NS - 1)
-    assert sleeper.naps_s == []
 
 
 def test_a_wait_ends_at_the_end_of_the_span() -> None:

@@ -19,8 +19,8 @@ from tests.support.stages import loads, stage
 T0_NS = 123_456_789_012_345
 
 
-class Bench:
-    """A thread without a driver: it takes turns, and time passes as a test says."""
+class PacedWorker:
+    """A worker without a driver, on a clock that the test sets."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Bench:
         self.begins_ns: list[int] = []
 
     def work(self) -> None:
-        """As a driver does: wait until a turn is due, begin, and be done after the service time."""
+        """Run as a driver does: wait until a turn is due, begin, and finish after the service time."""
         for turn in self.pacer.turns():
             self.now_ns = max(self.now_ns, turn.times_ns[-1])
             if self.now_ns >= self.span.end_ns:
@@ -125,7 +125,7 @@ def test_a_takeover_continues_the_schedule_of_all_stages(load: Load, threads: in
             times, found = list(every), list(later or ())
             assert found == sorted(found)
             assert all(time_ns >= from_ns for time_ns in found)
-            # How many were due before is exact; times of a ramp are known to within a nanosecond.
+            # The number of earlier operations is exact; times of a ramp may differ by a nanosecond.
             assert len(times) - len(found) == sum(time_ns < from_ns for time_ns in times) or leg.is_ramp
             tail = times[len(times) - len(found) :]
             assert all(abs(one - other) <= leg.is_ramp for one, other in zip(tail, found, strict=True))
@@ -146,11 +146,11 @@ def test_a_takeover_continues_poisson_arrivals_within_their_legs(load: Load, sha
 @pytest.mark.parametrize("from_s", [0.5, 1.5, 2.5])
 def test_a_takeover_begins_inside_a_closed_leg(from_s: float) -> None:
     load = Load(stages=(stage(1), stage(1, 100), stage(1)))
-    bench = Bench(load, from_s=from_s)
-    bench.work()
-    assert bench.begins_ns[0] == T0_NS + round(from_s * NS_PER_S)
-    before, at = bench.line.at(round(from_s * NS_PER_S)) - 1, bench.line.at(round(from_s * NS_PER_S))
-    legs = bench.legs()
+    worker = PacedWorker(load, from_s=from_s)
+    worker.work()
+    assert worker.begins_ns[0] == T0_NS + round(from_s * NS_PER_S)
+    before, at = worker.line.at(round(from_s * NS_PER_S)) - 1, worker.line.at(round(from_s * NS_PER_S))
+    legs = worker.legs()
     assert min(legs) == at
     assert before not in legs
     assert legs[1] == {0: 100, 1: 50, 2: 0}[at]
@@ -177,10 +177,10 @@ def test_poisson_arrivals_follow_the_integral_of_a_ramp(seed: int, threads: int)
     reached = 5000 * after_s + 1250 * after_s**2
     assert len(times) == pytest.approx(40_000, abs=4 * 40_000**0.5)
     critical = 1.95 / len(times) ** 0.5
-    # Given their number, arrivals of a Poisson process lie independently as the integral of its rate does.
+    # Given their number, Poisson arrivals are independent draws from the integral of the rate.
     assert ks_distance_to_uniform(reached / 40_000) < critical
     assert ks_distance_to_uniform(after_s / 4) > 2 * critical
-    # And the gaps in that integral are exponential.
+    # The gaps in that integral are exponential.
     assert ks_distance_to_uniform(1 - np.exp(-np.diff(reached, prepend=0.0))) < critical
 
 
@@ -200,11 +200,11 @@ def test_threads_and_legs_draw_different_times() -> None:
 def test_an_open_leg_has_exactly_the_operations_that_are_due_in_it(load: Load, threads: int, batch: int) -> None:
     sent: Counter[int] = Counter()
     for thread in range(threads):
-        bench = Bench(load, batch=batch, thread=thread, threads=threads, service_ns=100_000)
-        bench.work()
-        # What is still unsent at the end belongs to the last leg but for a backlog; both count as due.
-        sent += bench.legs() + bench.missed
-        assert all(len(turn.times_ns) == batch for turn in bench.turns[:-1])
+        worker = PacedWorker(load, batch=batch, thread=thread, threads=threads, service_ns=100_000)
+        worker.work()
+        # Unsent operations at the end count as due, too.
+        sent += worker.legs() + worker.missed
+        assert all(len(turn.times_ns) == batch for turn in worker.turns[:-1])
     line = timeline(load)
     due = [
         sum(len(list(schedules_of(load, line, 1, thread, threads)[number] or ())) for thread in range(threads))
@@ -216,39 +216,39 @@ def test_an_open_leg_has_exactly_the_operations_that_are_due_in_it(load: Load, t
 
 
 def test_a_closed_stage_begins_and_ends_on_time() -> None:
-    bench = Bench(Load(stages=(stage(1, 10), stage(1), stage(1, 10))), service_ns=30_000_000)
-    bench.work()
-    assert bench.legs() == {0: 10, 1: 34, 2: 10}
-    closed = [(begin_ns - T0_NS) / NS_PER_S for begin_ns in bench.begins_ns[10:44]]
+    worker = PacedWorker(Load(stages=(stage(1, 10), stage(1), stage(1, 10))), service_ns=30_000_000)
+    worker.work()
+    assert worker.legs() == {0: 10, 1: 34, 2: 10}
+    closed = [(begin_ns - T0_NS) / NS_PER_S for begin_ns in worker.begins_ns[10:44]]
     assert (closed[0], closed[-1]) == (1.0, pytest.approx(1.99))
 
 
 def test_a_backlog_is_sent_late_and_counts_in_its_own_stage() -> None:
-    bench = Bench(Load(stages=(stage(1, 100), stage(2), stage(1, 10))), service_ns=20_000_000)
-    bench.work()
-    assert bench.legs() == {0: 100, 1: 50, 2: 10}
-    assert bench.begins_ns[99] == T0_NS + 99 * 20_000_000
+    worker = PacedWorker(Load(stages=(stage(1, 100), stage(2), stage(1, 10))), service_ns=20_000_000)
+    worker.work()
+    assert worker.legs() == {0: 100, 1: 50, 2: 10}
+    assert worker.begins_ns[99] == T0_NS + 99 * 20_000_000
 
 
 def test_a_backlog_longer_than_a_closed_stage_skips_that_stage() -> None:
-    bench = Bench(Load(stages=(stage(1, 100), stage(0.5), stage(3, 10))), service_ns=20_000_000)
-    bench.work()
-    assert bench.legs() == {0: 100, 2: 30}
+    worker = PacedWorker(Load(stages=(stage(1, 100), stage(0.5), stage(3, 10))), service_ns=20_000_000)
+    worker.work()
+    assert worker.legs() == {0: 100, 2: 30}
 
 
 def test_operations_left_at_the_end_are_unsent_per_leg() -> None:
-    bench = Bench(Load(stages=(stage(1, 100), stage(1, 50))), service_ns=30_000_000)
-    bench.work()
-    assert bench.legs() == {0: 67}
-    assert bench.missed == {0: 33, 1: 50}
-    assert bench.unsent == 83
+    worker = PacedWorker(Load(stages=(stage(1, 100), stage(1, 50))), service_ns=30_000_000)
+    worker.work()
+    assert worker.legs() == {0: 67}
+    assert worker.missed == {0: 33, 1: 50}
+    assert worker.unsent == 83
 
 
 def test_unsent_operations_of_fast_legs_are_estimated() -> None:
     load = Load(stages=(stage(1, 10), stage(10, 1e8, Ramp.LINEAR), stage(5, 1e7)))
-    bench = Bench(load, threads=2)
-    assert bench.pacer.unsent() == pytest.approx((10 + 10 * (1e8 + 10) / 2 + 5e7) / 2, rel=1e-4)
-    assert bench.missed[1] == pytest.approx(2.5e8, rel=1e-4)
+    worker = PacedWorker(load, threads=2)
+    assert worker.pacer.unsent() == pytest.approx((10 + 10 * (1e8 + 10) / 2 + 5e7) / 2, rel=1e-4)
+    assert worker.missed[1] == pytest.approx(2.5e8, rel=1e-4)
 
 
 @pytest.mark.parametrize("rate_per_s", [None, 200.0])
@@ -261,29 +261,29 @@ def test_requests_count_from_the_end_of_the_warmup_to_the_last_one(rate_per_s: f
     )
     measured = warming = 0
     for thread in range(4):
-        bench = Bench(load, batch=batch, thread=thread, threads=4)
-        bench.work()
-        warming += bench.legs()[0]
-        measured += bench.legs()[1]
+        worker = PacedWorker(load, batch=batch, thread=thread, threads=4)
+        worker.work()
+        warming += worker.legs()[0]
+        measured += worker.legs()[1]
     assert measured == 30
     assert warming == (100 if rate_per_s else 4 * 500 * batch)
 
 
 def test_a_batch_may_cross_a_stage_border_and_is_shortened_only_at_the_end() -> None:
-    bench = Bench(Load(stages=(stage(1, 10), stage(1, 5), stage(0.01), stage(1, 2))), batch=4)
-    bench.work()
-    sizes = [len(turn.times_ns) for turn in bench.turns]
+    worker = PacedWorker(Load(stages=(stage(1, 10), stage(1, 5), stage(0.01), stage(1, 2))), batch=4)
+    worker.work()
+    sizes = [len(turn.times_ns) for turn in worker.turns]
     assert sizes[-1] == 2
     assert set(sizes[:-1]) == {4}
     border_ns = T0_NS + 2 * NS_PER_S
-    [mixed] = [turn for turn in bench.turns if border_ns in turn.times_ns]
+    [mixed] = [turn for turn in worker.turns if border_ns in turn.times_ns]
     assert mixed.times_ns[-1] == border_ns
-    assert bench.legs()[0] == 10
-    assert bench.legs()[1] == 5
+    assert worker.legs()[0] == 10
+    assert worker.legs()[1] == 5
 
 
 def test_a_stopped_run_deals_no_operation_that_is_due_after_its_end() -> None:
-    bench = Bench(Load(stages=(stage(1, 10), stage(1), stage(1, 10))))
-    bench.span.end_at(T0_NS + NS_PER_S // 2)
-    bench.work()
-    assert bench.legs() == {0: 5}
+    worker = PacedWorker(Load(stages=(stage(1, 10), stage(1), stage(1, 10))))
+    worker.span.end_at(T0_NS + NS_PER_S // 2)
+    worker.work()
+    assert worker.legs() == {0: 5}

@@ -34,7 +34,7 @@ def test_prewarming_opens_every_connection_of_every_instance(valkey: Server) -> 
     for instance in wanted:
         events = instance.events.take()
         assert [kind.value for _, kind, *_ in events].count("opened") == 7
-        # All are back in their TCP pool, and still open.
+        # All connections are open and back in their TCP pool.
         pool = instance.client.connection_pool
         taken = [pool.get_connection() for _ in range(7)]
         assert len({id(connection) for connection in taken}) == 7

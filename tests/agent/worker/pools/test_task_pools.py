@@ -64,7 +64,7 @@ def test_tasks_are_served_in_order_of_arrival() -> None:
 
         tasks = [await begun(come(number)) for number in range(3)]
         pool.give_back(instance)
-        # The instance belongs to the next task already, although that task has not woken yet.
+        # The instance already belongs to the next task, which has not woken yet.
         assert pool.take() is None
         await asyncio.gather(*tasks)
         assert order == [0, 1, 2] * 3

@@ -93,7 +93,7 @@ def test_an_instance_returned_at_the_moment_of_a_timeout_is_not_lost() -> None:
     def now() -> int:
         nonlocal readings
         readings += 1
-        if readings == 2:  # timed out, but the thread in line does not have the lock yet
+        if readings == 2:  # the checkout timed out and does not have the lock yet
             pool.give_back(instance)
         return readings * 10_000_000
 

@@ -21,13 +21,13 @@ from tests.support.servers import Server
 from tests.support.workers import whole_of
 
 LISTENING = [driver for driver in Driver if driver is not Driver.WIRE]
-"""Drivers that may have subscribers; the plan refuses any other: tests/common/plan/rules/test_wire_rules.py."""
+"""Drivers with subscribers. The plan refuses the wire driver: tests/common/plan/rules/test_wire_rules.py."""
 
 BLANK = MessageBody(bytes(HEADER_BYTES) + b"padding")
 
 
 class FakeInstance:
-    """Answers every call with 2, and keeps it."""
+    """Records every call and returns 2."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -140,7 +140,7 @@ def mix_of(driver: Driver, url: str, load: Load, grace_s: float = 1.0) -> Plan:
 
 
 def listened(run: WorkerRun) -> float:
-    """How long its subscribers went on once the worker threads had ended, in seconds."""
+    """Seconds for which subscribers continued after the worker threads ended."""
     assert run.is_listening
     began_ns = monotonic_ns()
 
@@ -163,9 +163,9 @@ def test_a_worker_process_delivers_every_message_and_counts_each_once(valkey: Se
     assert listened(run) < 5
     _, intervals = collector.collect_rest(0)
     [pool] = merge_intervals(intervals, Merge.CONSECUTIVE).pools.values()
-    told, counted = pool.deliveries, calls(valkey.client())
-    assert told.delivered == told.expected == told.latency.count > 0
-    assert told.foreign == told.repeated == told.resubscribed == told.lost == 0
+    deliveries, counted = pool.deliveries, calls(valkey.client())
+    assert deliveries.delivered == deliveries.expected == deliveries.latency.count > 0
+    assert deliveries.foreign == deliveries.repeated == deliveries.resubscribed == deliveries.lost == 0
     assert {name: pool.commands[name.upper()].ok for name in ("publish", "subscribe")} == {
         name: counted[name] for name in ("publish", "subscribe")
     }

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 @pytest.fixture(params=DRIVERS)
 def listen(request: pytest.FixtureRequest) -> type[Listening]:
-    """How the subscriber of each driver is had."""
+    """The subscriber of each driver."""
     return DRIVERS[request.param]
 
 
@@ -31,7 +31,7 @@ def listening(listen: type[Listening], valkey: Server) -> Iterator[Listening]:
 
 
 def publisher(server: Server, name: bytes = b"a") -> Callable[[], int]:
-    """Publishes one message of the run each time it is called; returns how many got it."""
+    """A function that publishes one message of the run and returns the number of receivers."""
     writer, client = HeaderWriter("run", "here", 1), server.client()
     return lambda: client.execute_command("PUBLISH", name, writer.write(bytes(HEADER_BYTES), 1))
 
@@ -83,7 +83,7 @@ def test_every_message_that_the_server_sent_is_read_before_the_end(
     publish = publisher(valkey)
     handed_out = sum(publish() for _ in range(3000))
     listening.subscriber.finish()
-    handed_out += sum(publish() for _ in range(100))  # it has not given up its channels yet
+    handed_out += sum(publish() for _ in range(100))  # it has not unsubscribed yet
     is_held.set()
     listening.ends()
     assert listening.metrics.delivered == handed_out == 3100
@@ -115,7 +115,7 @@ def test_a_subscription_without_a_confirmation_times_out(listen: type[Listening]
     with pytest.raises(TimeoutError, match="no confirmation of a subscription"):
         listening.subscribe(b"b")
     valkey.resume()
-    wait_until(lambda: len(valkey.client().pubsub_channels()) == 2, "late, but there", 5)
+    wait_until(lambda: len(valkey.client().pubsub_channels()) == 2, "the late confirmation", 5)
     assert listening.subscribe(b"c") == [[b"subscribe", b"c", 3]]
     listening.close()
 
@@ -145,7 +145,7 @@ def test_a_cut_ends_waiting_workers_and_refuses_new_subscriptions(listen: type[L
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    wait_until(lambda: listening.subscriber._subscriptions._pending is not None, "somebody waits", 5)
+    wait_until(lambda: listening.subscriber._subscriptions._pending is not None, "the thread waits", 5)
     listening.cancellation.cancel()
     listening.subscriber.cut()
     waiting.join(5)
@@ -169,7 +169,7 @@ def test_a_server_that_returns_after_all_retries_gets_its_subscriptions_again(
 ) -> None:
     listening.subscribe(b"a")
     valkey.kill()
-    wait_until(lambda: EventKind.ATTEMPT_FAILED in listening.events(), "that it is missed", 5)
+    wait_until(lambda: EventKind.ATTEMPT_FAILED in listening.events(), "the loss is noticed", 5)
     with pytest.raises(redis.ConnectionError):
         listening.subscribe(b"b")
     with start_server(port=valkey.port) as again:

@@ -116,7 +116,7 @@ def test_the_check_of_zipfian_detects_another_exponent_or_range(exponent: float,
 
 
 def test_the_expected_shares_of_ranks_are_right() -> None:
-    """The integral that replaces a sum is compared with the sum."""
+    """Compares the integral that approximates a sum with the sum."""
     cells = rank_cells(10**6)
     ranks = np.arange(1, 10**6 + 1, dtype=np.float64)
     for exponent in (0.0, 0.5, 0.99, 1.0, 1.2):

@@ -26,7 +26,7 @@ from tests.support.servers import Server, SocketServer
 
 @pytest.fixture(autouse=True)
 def _nothing_left(request: pytest.FixtureRequest) -> None:
-    # The shared servers keep connections of their own open.
+    # Shared servers keep connections between their nodes.
     if not {"shared_cluster", "shared_sentinel"} & set(request.fixturenames):
         request.getfixturevalue("no_leaks")
 
@@ -37,7 +37,7 @@ def plan_of(url: str, *entries: Preload, maximum: int = 1_000, **workload: Any) 
 
 
 def shares(plan: Plan, processes: int, threads_each: int) -> list[Assignment]:
-    """One pool for each process, with this many threads."""
+    """One pool per process, with this many threads."""
     plan = Plan(
         target=plan.target, pools=(Pools(client_pools=processes, threads_per_pool=threads_each),),
         workload=plan.workload,

@@ -28,7 +28,7 @@ class Operation:
 class Batch:
     operations: list[Operation]
     begin: int
-    """Within its block."""
+    """Position within the block."""
     ended_ns: int
     service_ns: int
     lag_ns: int
@@ -39,7 +39,7 @@ class Batch:
 @st.composite
 def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
     """(size of the replies of each row of the mix, batches of each block)."""
-    # One command at most has replies that differ: of several in a batch, nobody could tell whose the bytes are.
+    # At most one command has replies of different sizes: the bytes of a batch are not split by command.
     fixed = draw(st.lists(st.none() | st.integers(0, 100), min_size=1, max_size=3))
     fixed = [None if size is None and None not in fixed[:row] else size or 7 for row, size in enumerate(fixed)]
 
@@ -48,7 +48,7 @@ def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
         return st.builds(
             lambda row, bytes_out, bytes_in: Operation(row, bytes_out, bytes_in if fixed[row] is None else fixed[row]),
             rows,
-            st.integers(14, 99) | st.just(1 << 29),  # a batch of the longest values has more bytes than 32 bits tell
+            st.integers(14, 99) | st.just(1 << 29),  # a batch of the longest values needs more than 32 bits
             st.integers(1, 1 << 29),
         )
 
@@ -66,7 +66,7 @@ def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
 
 
 def rows_of(batch: Batch) -> bytes:
-    """One row an operation, as other drivers write them."""
+    """One row per operation, as other drivers write them."""
     return b"".join(
         pack_row(batch.ended_ns, one.row, batch.service_ns, batch.lag_ns, batch.leg, one.bytes_out, one.bytes_in, NONE)
         for one in batch.operations
@@ -102,7 +102,7 @@ def test_batch_rows_count_the_same_as_one_row_per_operation(
         place = record.add_block(column(batches, "row"), column(batches, "bytes_out"))
         under_way += [(place, batch) for batch in batches]
         chance.shuffle(under_way)
-        # Some stay behind, to come to their end when many that were sent after them have.
+        # Some batches stay in flight and end after later ones.
         for _ in range(chance.randint(0, len(under_way))):
             begin, batch = under_way.pop()
             add(record, begin, batch)

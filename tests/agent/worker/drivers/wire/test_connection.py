@@ -48,7 +48,7 @@ def test_replies_count_the_same_at_any_fragmentation(
             if transaction:
                 whole = OK + b"+QUEUED\r\n" * batch + b"*%d\r\n" % batch + whole
             ends = [0, *sorted(at for at in cut if at < len(whole)), len(whole)]
-            stage.hear(*(whole[begin:end] for begin, end in pairwise(ends)))
+            stage.receive(*(whole[begin:end] for begin, end in pairwise(ends)))
         stage.check()
         assert stage.worker.is_done
         return stage.metrics()
@@ -83,7 +83,7 @@ def test_requests_are_sent_in_order_through_a_socket_that_takes_parts(rooms: lis
             sock.room = next(left, 10**9)
             stage.writable()
         sock.room = next(left, 10**9)
-        stage.hear(A * batch)
+        stage.receive(A * batch)
     assert bytes(sock.sent) == wanted
     assert stage.metrics().commands["GET"].ok == 9
 
@@ -98,7 +98,7 @@ def test_each_reply_of_a_batch_has_the_time_of_its_last_byte(sizes: list[int], c
     whole = b"".join(answers)
     ends = [0, *sorted(at for at in cuts if at < len(whole)), len(whole)]
     stage.begin()
-    stage.hear(*(whole[begin:end] for begin, end in pairwise(ends)), after_ns=MS)
+    stage.receive(*(whole[begin:end] for begin, end in pairwise(ends)), after_ns=MS)
     reached, expected = 0, []
     for answer in answers:
         reached += len(answer)
@@ -116,7 +116,7 @@ def test_a_connection_is_read_and_written_in_one_turn() -> None:
     sock.incoming.append(A)
     with stage.clock():
         stage.connection().on_ready(READ | WRITE)
-    stage.hear(A)
+    stage.receive(A)
     assert (stage.metrics().commands["GET"].ok, sock.commands()) == (2, [[b"GET", b"key"]] * 2)
 
 
@@ -134,7 +134,7 @@ def test_a_broken_connection_is_lost_once_and_its_operations_fail(moment: str) -
         sock.fails = broken
         stage.writable()
     if moment in ("read", "end"):
-        stage.hear(broken if moment == "read" else b"")
+        stage.receive(broken if moment == "read" else b"")
     failed = Row(MS, stage.kind(0, False, "ConnectionError"), bytes_out=GET[2], bytes_in=0, wait_ns=-1)
     assert stage.rows() == [failed] * 2
     assert stage.reopening == [stage.connection()]
@@ -143,11 +143,11 @@ def test_a_broken_connection_is_lost_once_and_its_operations_fail(moment: str) -
 
 
 def test_a_lost_connection_ignores_further_events_of_the_same_turn() -> None:
-    # The poller told of both at once; the first one's reply made the other send, which failed.
+    # The poller reported both connections; the reply of the first made the other send, which failed.
     stage = WireStage()
     stage.begin()
     connection = stage.connection()
-    stage.hear(b"")
+    stage.receive(b"")
     for events in (READ, READ | 16, WRITE, READ | WRITE):
         with stage.clock():
             connection.on_ready(events)
@@ -171,7 +171,7 @@ def test_a_disconnect_is_noticed_after_the_replies_before_it(is_plain: bool, bef
 def test_data_that_is_not_resp_ends_the_connection() -> None:
     stage = WireStage()
     stage.begin()
-    stage.hear(b"HTTP/1.1 400 Bad Request\r\n")
+    stage.receive(b"HTTP/1.1 400 Bad Request\r\n")
     assert stage.rows()[0].kind == stage.kind(0, False, "InvalidResponse")
     assert stage.reopening == [stage.connection()]
 
@@ -180,8 +180,8 @@ def test_data_that_is_not_resp_ends_the_connection() -> None:
 def test_a_reply_without_a_request_ends_the_connection(has_pushes: bool) -> None:
     stage = WireStage(quota=1, has_pushes=has_pushes)
     stage.begin()
-    stage.hear(A)
-    stage.hear(b"-ERR timeout\r\n")
+    stage.receive(A)
+    stage.receive(b"-ERR timeout\r\n")
     assert stage.reopening == [stage.connection()]
     assert "without a request" in str(stage.lost()[0])
     assert stage.metrics().commands["GET"].operations == 1
@@ -191,10 +191,10 @@ def test_push_messages_between_replies_go_to_redis_py() -> None:
     stage = WireStage(quota=4, batch=2, has_pushes=True)
     push = b">2\r\n$6\r\nMOVING\r\n:1\r\n"
     stage.begin()
-    stage.hear(push, push + A, push + A + push)
-    stage.hear(push, A + A)
-    told = stage.connection().link.told  # type: ignore[attr-defined]
-    assert [list(message) for message in told] == [[b"MOVING", 1]] * 5
+    stage.receive(push, push + A, push + A + push)
+    stage.receive(push, A + A)
+    pushed = stage.connection().link.pushed_messages  # type: ignore[attr-defined]
+    assert [list(message) for message in pushed] == [[b"MOVING", 1]] * 5
     assert stage.metrics().commands["GET"].ok == 4
 
 
@@ -202,10 +202,10 @@ def test_a_connection_that_a_push_message_ends_is_closed_after_its_batch() -> No
     stage = WireStage(has_pushes=True)
     stage.begin()
     connection = stage.connection()
-    connection.link.is_unwanted = True  # type: ignore[attr-defined]
-    stage.hear(b">2\r\n$6\r\nMOVING\r\n:1\r\n")
+    connection.link.must_reconnect = True  # type: ignore[attr-defined]
+    stage.receive(b">2\r\n$6\r\nMOVING\r\n:1\r\n")
     assert (connection.is_closing, connection.is_open) == (True, True)
-    stage.hear(A)
+    stage.receive(A)
     assert (connection.is_open, connection.link.closed, connection.link.lost) == (False, 1, [])  # type: ignore[attr-defined]
     assert stage.reopening == [connection]
     stage.reopen()
@@ -232,7 +232,7 @@ def test_a_batch_may_have_replies_as_deep_as_the_parser_allows() -> None:
     assert alone.gets() is not False
     stage = WireStage(quota=2, batch=2, is_plain=False)
     stage.begin()
-    stage.hear(deep * 2)
+    stage.receive(deep * 2)
     assert stage.metrics().commands["GET"].ok == 2
 
 
@@ -241,8 +241,8 @@ def test_a_reopened_connection_keeps_nothing_of_its_last_batch() -> None:
     stage.open()
     stage.sock().room = 3
     stage.begin()
-    stage.hear(A[:4], b"")
+    stage.receive(A[:4], b"")
     stage.reopen()
     assert stage.sock().commands() == [[b"GET", b"key"]] * 2
-    stage.hear(A * 2)
+    stage.receive(A * 2)
     assert stage.metrics().commands["GET"].ok == 2

@@ -24,7 +24,7 @@ MS = 1_000_000
 
 
 class FakeWorker:
-    """Does nothing, and remembers when it was asked to do what, and by which thread."""
+    """A worker that only records its calls, their times and their thread."""
 
     def __init__(self, *, is_done: bool = False) -> None:
         self.has_begun = self.is_timed = False
@@ -51,7 +51,7 @@ class FakeWorker:
 
 
 class Watch:
-    """What watches a worker: how often it ended, and by what."""
+    """The context in which a worker runs. ended: one entry per end, the error's text or ""."""
 
     def __init__(self) -> None:
         self.ended: list[str] = []
@@ -157,25 +157,25 @@ def test_an_error_of_the_loop_is_reported_for_each_worker(loop: WireLoop) -> Non
     started = [start(loop, each, job_of(watch)) for each, watch in zip(workers, watches, strict=True)]
     wait_until(lambda: not loop.is_working(started[0]), "the first ends")
 
-    def stumble() -> None:
-        raise RuntimeError("a pebble")
+    def crash() -> None:
+        raise RuntimeError("broken")
 
-    loop.call(stumble)
+    loop.call(crash)
     wait_until(lambda: not any(loop.is_working(each) for each in started), "all end")
-    wait_until(lambda: all(watch.ended for watch in watches), "all are told")
-    assert [watch.ended for watch in watches] == [[""], ["a pebble"], ["a pebble"]]
-    loop.call(stumble)
+    wait_until(lambda: all(watch.ended for watch in watches), "all errors are reported")
+    assert [watch.ended for watch in watches] == [[""], ["broken"], ["broken"]]
+    loop.call(crash)
 
 
 def test_an_error_of_a_worker_is_reported(loop: WireLoop) -> None:
-    def stumble() -> None:
-        raise RuntimeError("a stone")
+    def crash() -> None:
+        raise RuntimeError("broken")
 
     worker, watch = FakeWorker(), Watch()
-    worker.on_check = stumble
+    worker.on_check = crash
     started = start(loop, worker, job_of(watch))
-    wait_until(lambda: watch.ended, "it is told")
-    assert watch.ended == ["a stone"]
+    wait_until(lambda: watch.ended, "the error is reported")
+    assert watch.ended == ["broken"]
     wait_until(lambda: not loop.is_working(started), "it works no more")
 
 
@@ -192,7 +192,7 @@ def test_a_connection_gets_its_events_until_it_is_removed(loop: WireLoop) -> Non
         start(loop, FakeWorker(), job_of(Watch()))
         loop.call(watch)
         theirs.send(b"x")
-        wait_until(lambda: heard == [READ], "it is told")
+        wait_until(lambda: heard == [READ], "the event")
         removed = threading.Event()
         loop.call(lambda: (loop.remove(ours.fileno()), removed.set())[0])  # type: ignore[func-returns-value]
         assert removed.wait(10)

@@ -16,8 +16,8 @@ from common.units import NS_PER_S
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 
-class Stand:
-    """A connector whose loop is the test: `turn` does what it was asked to call."""
+class CallStage:
+    """BlockingCalls whose loop is the test: `turn` runs the next callback."""
 
     def __init__(self) -> None:
         self.cancellation = Cancellation()
@@ -42,8 +42,8 @@ class Stand:
 
 
 @pytest.fixture
-def stand(_leak_check_first: None) -> Iterator[Stand]:
-    made = Stand()
+def stage(_leak_check_first: None) -> Iterator[CallStage]:
+    made = CallStage()
     yield made
     made.cancellation.cancel()
     made.connector.end()
@@ -51,66 +51,66 @@ def stand(_leak_check_first: None) -> Iterator[Stand]:
     made.connector.wait(5)
 
 
-def test_a_call_runs_on_a_thread_and_its_result_goes_to_the_loop(stand: Stand) -> None:
-    stand.do(lambda: threading.current_thread().name)
-    stand.turn()
-    [(how, name)] = stand.heard
+def test_a_call_runs_on_a_thread_and_its_result_goes_to_the_loop(stage: CallStage) -> None:
+    stage.do(lambda: threading.current_thread().name)
+    stage.turn()
+    [(how, name)] = stage.heard
     assert how == "then"
     assert name.startswith("wire connector")
 
 
 @pytest.mark.parametrize("error", [redis.ConnectionError("gone"), redis.RedisClusterException("odd"), OSError("deaf")])
-def test_an_error_of_the_target_goes_to_the_error_callback(stand: Stand, error: Exception) -> None:
+def test_an_error_of_the_target_goes_to_the_error_callback(stage: CallStage, error: Exception) -> None:
     def fail() -> None:
         raise error
 
-    stand.do(fail)
-    stand.turn()
-    assert stand.heard == [("otherwise", error)]
+    stage.do(fail)
+    stage.turn()
+    assert stage.heard == [("otherwise", error)]
 
 
-def test_an_unexpected_error_is_raised_in_the_loop(stand: Stand) -> None:
-    def stumble() -> None:
-        raise RuntimeError("a pebble")
+def test_an_unexpected_error_is_raised_in_the_loop(stage: CallStage) -> None:
+    def crash() -> None:
+        raise RuntimeError("broken")
 
-    stand.do(stumble)
-    with pytest.raises(RuntimeError, match="a pebble"):
-        stand.turn()
-    assert stand.heard == []
+    stage.do(crash)
+    with pytest.raises(RuntimeError, match="broken"):
+        stage.turn()
+    assert stage.heard == []
 
 
-def test_cancellation_ends_a_waiting_call_and_calls_nothing_back(stand: Stand) -> None:
+def test_cancellation_ends_a_waiting_call_and_calls_nothing_back(stage: CallStage) -> None:
     began = threading.Event()
 
     def hang() -> None:
         began.set()
-        stand.cancellation.wait(3600)
+        stage.cancellation.wait(3600)
 
-    stand.do(hang)
-    stand.do(lambda: 1, pause_s=3600)
+    stage.do(hang)
+    stage.do(lambda: 1, pause_s=3600)
     assert began.wait(10)
     began_ns = monotonic_ns()
-    stand.cancellation.cancel()
-    stand.connector.end()
-    stand.connector.wait(10)
+    stage.cancellation.cancel()
+    stage.connector.end()
+    stage.connector.wait(10)
     assert monotonic_ns() - began_ns < 5 * NS_PER_S
-    assert stand.is_quiet
+    assert stage.is_quiet
 
 
 @pytest.mark.parametrize("end", ["cut", "ended"])
-def test_no_call_begins_after_the_end(stand: Stand, end: str) -> None:
+def test_no_call_begins_after_the_end(stage: CallStage, end: str) -> None:
     if end == "cut":
-        stand.cancellation.cancel()
+        stage.cancellation.cancel()
     else:
-        stand.connector.end()
-    stand.do(pytest.fail)
-    stand.connector.wait(5)
-    assert stand.is_quiet
+        stage.connector.end()
+    stage.do(pytest.fail)
+    stage.connector.wait(5)
+    assert stage.is_quiet
 
 
 def test_a_call_at_the_moment_of_the_end_does_not_crash() -> None:
     class Failure(Cancellation):
-        """Has another thread end the connector in the very moment in which that looks whether it may begin."""
+        """Another thread ends the calls at the moment at which a new call checks for cancellation."""
 
         @property
         def is_cancelled(self) -> bool:
@@ -125,17 +125,17 @@ def test_a_call_at_the_moment_of_the_end_does_not_crash() -> None:
     connector.wait(5)
 
 
-def test_waiting_for_calls_has_a_limit(stand: Stand) -> None:
-    stand.do(lambda: stand.cancellation.wait(3600))
-    stand.connector.end()
-    stand.connector.wait(0.01)
-    assert not stand.cancellation.is_cancelled
+def test_waiting_for_calls_has_a_limit(stage: CallStage) -> None:
+    stage.do(lambda: stage.cancellation.wait(3600))
+    stage.connector.end()
+    stage.connector.wait(0.01)
+    assert not stage.cancellation.is_cancelled
 
 
-def test_many_calls_run_at_once(stand: Stand) -> None:
+def test_many_calls_run_at_once(stage: CallStage) -> None:
     together = threading.Barrier(16)
     for _ in range(16):
-        stand.do(lambda: together.wait(10))
+        stage.do(lambda: together.wait(10))
     for _ in range(16):
-        stand.turn()
-    assert sorted(result for _, result in stand.heard) == list(range(16))
+        stage.turn()
+    assert sorted(result for _, result in stage.heard) == list(range(16))

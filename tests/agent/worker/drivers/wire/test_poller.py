@@ -32,8 +32,8 @@ def pair(_leak_check_first: None) -> Iterator[tuple[socket.socket, socket.socket
         yield ours, theirs
 
 
-def told(found: list[tuple[int, int]], sock: socket.socket) -> int:
-    """What a socket is ready for."""
+def events_of(found: list[tuple[int, int]], sock: socket.socket) -> int:
+    """The events reported for a socket."""
     assert {fd for fd, _ in found} <= {sock.fileno()}
     return sum(events for _, events in found)
 
@@ -46,10 +46,10 @@ def test_a_readable_file_is_reported_once(
     poller.add(ours.fileno())
     assert poller.wait(0, is_precise) == []
     theirs.send(b"x")
-    assert told(poller.wait(LONG_NS, is_precise), ours) == READ
+    assert events_of(poller.wait(LONG_NS, is_precise), ours) == READ
     assert poller.wait(0, is_precise) == []
     theirs.send(b"y")
-    assert told(poller.wait(LONG_NS, is_precise), ours) == READ
+    assert events_of(poller.wait(LONG_NS, is_precise), ours) == READ
     assert ours.recv(10) == b"xy"
 
 
@@ -59,7 +59,7 @@ def test_bytes_that_arrive_before_a_file_is_watched_are_reported(
     ours, theirs = pair
     theirs.send(b"x")
     poller.add(ours.fileno())
-    assert told(poller.wait(LONG_NS, False), ours) == READ
+    assert events_of(poller.wait(LONG_NS, False), ours) == READ
 
 
 def test_a_full_socket_is_reported_when_it_has_room(
@@ -74,14 +74,14 @@ def test_a_full_socket_is_reported_when_it_has_room(
     assert sent > 0
     poller.watch_write(ours.fileno(), True)
     poller.watch_write(ours.fileno(), True)
-    assert told(poller.wait(0, False), ours) & WRITE == 0
+    assert events_of(poller.wait(0, False), ours) & WRITE == 0
     while sent:
         sent -= len(theirs.recv(1 << 16))
-    assert told(poller.wait(LONG_NS, False), ours) & WRITE
+    assert events_of(poller.wait(LONG_NS, False), ours) & WRITE
     poller.watch_write(ours.fileno(), False)
     poller.watch_write(ours.fileno(), False)
     theirs.send(b"x")
-    assert told(poller.wait(LONG_NS, False), ours) == READ
+    assert events_of(poller.wait(LONG_NS, False), ours) == READ
 
 
 def test_readable_and_writable_are_reported_together(
@@ -91,7 +91,7 @@ def test_readable_and_writable_are_reported_together(
     theirs.send(b"x")
     poller.add(ours.fileno())
     poller.watch_write(ours.fileno(), True)
-    assert told(poller.wait(LONG_NS, False), ours) == READ | WRITE
+    assert events_of(poller.wait(LONG_NS, False), ours) == READ | WRITE
 
 
 @pytest.mark.parametrize("before", [b"", b"x"])
@@ -102,8 +102,8 @@ def test_a_disconnect_is_reported_as_readable_with_a_further_event(
     poller.add(ours.fileno())
     theirs.sendall(before)
     theirs.close()
-    events = told(poller.wait(LONG_NS, False), ours)
-    # So whoever has read a reply knows that the end may be behind it.
+    events = events_of(poller.wait(LONG_NS, False), ours)
+    # A reader of the last reply learns from it that the connection may be closed.
     assert events & ~WRITE != READ
     assert ours.recv(10) == before
 
@@ -116,7 +116,7 @@ def test_a_removed_file_is_not_reported(poller: FilePoller, pair: tuple[socket.s
     theirs.send(b"x")
     assert poller.wait(0, False) == []
     poller.add(ours.fileno())
-    assert told(poller.wait(LONG_NS, False), ours) == READ
+    assert events_of(poller.wait(LONG_NS, False), ours) == READ
 
 
 @pytest.mark.parametrize("is_precise", [True, False])
@@ -136,7 +136,7 @@ def test_an_event_ends_a_wait(poller: FilePoller, pair: tuple[socket.socket, soc
     waiting.start()
     theirs.send(b"x")
     waiting.join(8)
-    assert told(found, ours) == READ
+    assert events_of(found, ours) == READ
 
 
 def test_an_epoll_descriptor_beyond_the_limit_of_select_works(
@@ -149,5 +149,5 @@ def test_an_epoll_descriptor_beyond_the_limit_of_select_works(
     poller.add(ours.fileno())
     assert poller.wait(1_000_000, True) == []
     theirs.send(b"x")
-    assert told(poller.wait(LONG_NS, True), ours) == READ
+    assert events_of(poller.wait(LONG_NS, True), ours) == READ
     poller.close()

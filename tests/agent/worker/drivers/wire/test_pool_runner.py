@@ -15,7 +15,6 @@ from common.cancellation import Cancellation
 from common.errors import TargetError
 from common.plan.schema import Command, Driver, Pools, Retry, Target, Values, Workload
 from common.units import Seconds
-from tests.support.groups import ClusterGroup
 from tests.support.runs import connections, wait_until
 from tests.support.servers import Server
 
@@ -56,14 +55,6 @@ def test_prewarming_opens_all_connections_of_each_client_instance(valkey: Server
         opened = prewarm(opens, Target(url=valkey.url), Cancellation(), lambda *_: None)
         assert opened == 12 == connections(valkey.client())
     wait_until(lambda: connections(valkey.client()) == 0, "none is left open")
-
-
-def test_prewarming_opens_connections_to_each_primary_of_a_cluster(shared_cluster: ClusterGroup) -> None:
-    with host_of(shared_cluster.url, max_connections=2) as host:
-        opens = host.open(lambda: None)
-        assert prewarm(opens, Target(url=shared_cluster.url), Cancellation(), lambda *_: None) == 2 * 3
-        for port in shared_cluster.primaries:
-            assert connections(shared_cluster.at(port)) >= 2
 
 
 @pytest.mark.parametrize("shape", ["redis+cluster", "redis"])

@@ -21,7 +21,7 @@ from agent.worker.pacing.pacer import NO_DUE_TIME, Turn
 from agent.worker.workload.encoding.stream import PackedStream
 from common.redis_client.connections.cluster_topology import slot_of
 from common.redis_client.wire_connections import SLOTS
-from tests.support.wire import GET, SET, Dealt, operation
+from tests.support.wire import GET, SET, FixedStream, operation
 
 Sizes = st.lists(st.integers(0, 7), min_size=1, max_size=12)
 
@@ -31,14 +31,14 @@ def gets() -> Any:
 
 
 def keys(payload: bytes) -> list[int]:
-    """The numbers of the keys that requests name."""
+    """The numbers in the keys of packed requests."""
     reader = hiredis.Reader()
     reader.feed(payload)
     return [int(command[1].split(b":")[1]) for command in iter(reader.gets, False)]
 
 
 def blocks_of(sizes: list[int], *, with_operations: bool = False) -> list[RequestBlock]:
-    """Blocks of so many requests each, one following the other."""
+    """One block per size, with consecutive keys."""
     drawn = gets()
     blocks = [packed_block(list(islice(drawn, size))) for size in sizes]
     for block in blocks:
@@ -51,7 +51,7 @@ def turn_of(count: int) -> Turn:
 
 
 def taken(queue: RequestQueue, record: WireRecord, counts: list[int], *, in_batches: bool) -> list[int]:
-    """All that a queue has, in batches of so many."""
+    """The keys of all requests of a queue, taken in batches of these counts."""
     found: list[int] = []
     for wanted in counts:
         if not queue.advance(wanted, record):
@@ -91,13 +91,13 @@ def test_steady_batches_take_all_requests_except_an_incomplete_last_batch(sizes:
 def test_the_record_is_told_of_each_request_that_leaves_the_queue(
     sizes: list[int], wanted: list[int], clears: bool
 ) -> None:
-    told: list[tuple[int, int]] = []
+    batches: list[tuple[int, int]] = []
     queue, record = RequestQueue(), WireRecord([None, 5])
     for block in blocks_of(sizes):
         queue.append(block)
     for number in wanted:
         if queue.advance(number, record):
-            told.append((queue.take(turn_of(number))[0], number))
+            batches.append((queue.take(turn_of(number))[0], number))
     if clears:
         taken_so_far = sum(sizes) - queue.backlog
         left_over = [key for block in queue.remove_all(record) for key in keys(block.payload)]
@@ -105,7 +105,7 @@ def test_the_record_is_told_of_each_request_that_leaves_the_queue(
         assert (queue.backlog, queue.block) == (0, NO_REQUESTS)
     left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 7)
     assert (left[:, 4] == RECORDED_SEPARATELY).all()
-    heard = sorted([*told, *((place, many) for _, _, place, many, *_ in left.tolist())])
+    heard = sorted([*batches, *((place, many) for _, _, place, many, *_ in left.tolist())])
     reached = 0
     for place, many in heard:
         assert place == reached
@@ -122,7 +122,7 @@ def test_a_batch_finds_the_operations_of_its_requests() -> None:
 
 
 def test_a_packed_source_draws_blocks_until_there_are_enough_requests() -> None:
-    source = PackedRequestSource(cast(PackedStream, Dealt(gets(), 4)))
+    source = PackedRequestSource(cast(PackedStream, FixedStream(gets(), 4)))
     blocks = list(source.draw(9, None))
     assert [(node, block.count) for node, block in blocks] == [(0, 4)] * 3
     assert [key for _, block in blocks for key in keys(block.payload)] == list(range(12))

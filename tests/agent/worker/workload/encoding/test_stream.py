@@ -108,7 +108,7 @@ MIXES = st.builds(
 
 
 def requests(packed: PackedBlock) -> list[bytes]:
-    """The requests of a block whose parts agree with each other."""
+    """The requests of a block, after a check that its parts agree."""
     assert packed.offsets[0] == 0
     assert packed.offsets[-1] == len(packed.payload)
     assert packed.sizes.tolist() == np.diff(packed.offsets).tolist()
