@@ -24,9 +24,9 @@ MIN_THROUGHPUT_RATIO = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the wire driver must reach against a rival: operations per CPU second of the generator as a ratio
-    (`per_cpu`), and at least as many operations per second. pipeline, connections, value_bytes: of the cases to which
-    the goal applies; None for any."""
+    """A goal of the wire driver against a rival. per_cpu: least ratio of operations per CPU second of the generator.
+    The ratio of operations per second must be at least `MIN_THROUGHPUT_RATIO`. pipeline, connections, value_bytes: of
+    the cases to which the goal applies; None for any."""
 
     rival: str
     per_cpu: float

@@ -1,4 +1,4 @@
-"""The virtual environment of rivals that are Python packages: separate, so that no dependency is shared with us."""
+"""The virtual environment of rivals that are Python packages: separate, so that their dependencies do not reach ours."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ checks after each round:
     that were cut off are collected after the end. The number of INCR commands equals the sum of their keys.
   - No operation reaches the server after the coordinator has reported the end of the run. An agent that was stopped or
     without its coordinator for longer than lease and drain sends no operations.
-  - After a clean-up no key is left. Exit codes and outcomes are the documented ones, and have a cause. Remaining agents
+  - After a clean-up no key is left. Exit codes and outcomes are documented ones, and fit the faults. Remaining agents
     serve another run.
   - No process is left, no output shows a traceback or a bug, and the coordinator's memory stays limited.
 

@@ -61,7 +61,7 @@ NETWORK_FAULTS = frozenset(
 MAY_LOSE_OPERATIONS = frozenset({FaultKind.AGENT_KILLED, FaultKind.WORKER_KILLED})
 """Kinds that may lose operations: those in flight, and those not reported yet."""
 SHORTENS_WAITS = frozenset({FaultKind.AGENT_TERMINATED, FaultKind.INTERRUPTED_TWICE})
-"""Kinds after which agents and coordinator wait less long for each other."""
+"""Kinds after which agents and coordinator wait for each other for a shorter time."""
 TARGET_FAULTS = frozenset({FaultKind.TARGET_STOPPED, FaultKind.TARGET_KILLED})
 """Kinds that hit the target."""
 OUTAGES = NETWORK_FAULTS | {
@@ -155,7 +155,7 @@ class RoundSpec:
 
 
 def draw_round(seed: int, number: int, *, quiet: bool | None = None) -> RoundSpec:
-    """Draw round `number` of a seed: always the same. quiet: without faults; None for some rounds, by chance."""
+    """Draw round `number` of a seed: always the same. quiet: without faults; None decides by chance."""
     chance = random.Random(f"{seed}/{number}")
     driver = chance.choice(["client", "asyncio", "wire"])
     remote = chance.choice([0, 1, 1, 2, 2, 3])

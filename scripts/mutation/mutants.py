@@ -161,7 +161,7 @@ MUTANTS = (
     ),
     Mutant(_TALLIES, "count * (position + 1) // parts - count * position // parts", "count // parts"),
     Mutant(_TALLIES, "part.number <= through and agent_id not in self.open_peaks", "agent_id not in self.open_peaks"),
-    Mutant(_VERDICT, "unsent > max(threads, UNSENT_TRACKER * issued)", "unsent > UNSENT_TRACKER * issued"),
+    Mutant(_VERDICT, "unsent > max(threads, UNSENT_SHARE * issued)", "unsent > UNSENT_SHARE * issued"),
     Mutant(_VERDICT, "chance = 4 * stage.wanted**0.5 if by_chance else 1.0", "chance = 1.0"),
     Mutant(
         "coordinator/analysis/backlog.py",
