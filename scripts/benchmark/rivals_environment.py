@@ -1,4 +1,4 @@
-"""The virtual environment of rivals that are Python packages: separate, so that their dependencies do not reach ours."""
+"""The virtual environment of rivals that are Python packages. It keeps their dependencies apart from ours."""
 
 from __future__ import annotations
 
