@@ -84,7 +84,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
         if ended.summary is not None:
             runs.append(EndedRun(turn.round, turn.driver, ended.exit_code, ended.summary))
             # Keep the results so far: the next run may be killed.
-            comparison, _ = _keep(folder, head, runs, Stopped(Outcome.ABORTED, _NOT_ENDED, EXIT_OK))
+            comparison, _ = _write_comparison(folder, head, runs, Stopped(Outcome.ABORTED, _NOT_ENDED, EXIT_OK))
             if not options.quiet:
                 say(stderr, f"round {turn.round} of {rounds}, {run_line(comparison.runs[-1])}")
         if (why := stop_after(turn, ended, following)) is not None:
@@ -92,7 +92,7 @@ def compare(plan: Plan, options: StartOptions, rounds: int) -> int:
             break
     code = stopped.exit_code
     if runs:
-        comparison, errors = _keep(folder, head, runs, stopped)
+        comparison, errors = _write_comparison(folder, head, runs, stopped)
         write_errors += errors
         draw = partial(print_comparison, comparison=comparison)
         code = write_report(draw, comparison.to_json(), options, stderr, write_errors, code)
@@ -125,7 +125,7 @@ def _interrupted_before(turn: PlannedRun) -> Stopped:
     return Stopped(Outcome.INTERRUPTED, f"interrupted before {turn.name} began", EXIT_INTERRUPTED)
 
 
-def _keep(
+def _write_comparison(
     folder: Path, head: ComparisonPlan, runs: Sequence[EndedRun], stopped: Stopped
 ) -> tuple[Comparison, tuple[str, ...]]:
     """Write the comparison so far. Returns (the comparison, why it could not be written)."""

@@ -297,7 +297,7 @@ class Coordinator:
             case Write(record):
                 self._write(record)
             case ReadServer(when):
-                self._reading = (when, _begin(lambda: self._counts(when)))
+                self._reading = (when, _read_in_thread(lambda: self._counts(when)))
             case DeleteKeys():
                 self._cleaning = self._clean()
             case StopDeleting():
@@ -360,7 +360,7 @@ class Coordinator:
         if t0_ns is None or self._cleaning is not None or self._is_view_broken:
             return
         self._shown_ns = now_ns = monotonic_ns()
-        rows = [_row(member, now_ns) for member in self._run.state.registry.taking_part()]
+        rows = [_live_agent(member, now_ns) for member in self._run.state.registry.taking_part()]
         try:
             stopped_ns = self._run.state.stopped_ns
             stopped_s = None if stopped_ns is None else (stopped_ns - t0_ns) / NS_PER_S
@@ -372,7 +372,7 @@ class Coordinator:
             self._view.note(f"the live view ends, the run goes on: {self._explain(error)[1]}", trouble=True)
 
 
-def _begin(read: Callable[[], CountersRead]) -> Future[CountersRead]:
+def _read_in_thread(read: Callable[[], CountersRead]) -> Future[CountersRead]:
     """Read in a daemon thread: it does not keep the process alive if the user does not want to wait."""
     reading: Future[CountersRead] = Future()
 
@@ -386,7 +386,7 @@ def _begin(read: Callable[[], CountersRead]) -> Future[CountersRead]:
     return reading
 
 
-def _row(member: Member, now_ns: int) -> LiveAgent:
+def _live_agent(member: Member, now_ns: int) -> LiveAgent:
     state = (
         "replaced"
         if member.replaced_by

@@ -36,7 +36,7 @@ def why_unsent(run: Aggregate, measured: Sequence[StageResult]) -> str:
     stages = [stage for stage in measured if stage.leg.is_open]
     if run.opened is None or not stages:
         return ""
-    spent = _spent(run.opened, stages)
+    spent = _time_spent(run.opened, stages)
     causes = (_target_lost, _failed, _never_opened, _generator, _stalled, _waited, _busy)
     return next((cause for find in causes if (cause := find(run, spent))), "")
 
@@ -68,7 +68,7 @@ class _TimeSpent:
         return self.senders * self.load_s
 
 
-def _spent(opened: RunOpened, stages: Sequence[StageResult]) -> _TimeSpent:
+def _time_spent(opened: RunOpened, stages: Sequence[StageResult]) -> _TimeSpent:
     pools = [pool for stage in stages for pool in stage.tally.totals.pools.values()]
     commands = [command for pool in pools for command in pool.commands.values()]
     workload, plan_pools = opened.plan.workload, opened.plan.pools

@@ -19,7 +19,7 @@ from coordinator.compare.comparison_types import (
     Pair,
     SpreadKind,
 )
-from coordinator.report.printing import LEVEL_STYLES, OUTCOME_STYLES, as_text, facts, failed_share, short
+from coordinator.report.printing import LEVEL_STYLES, OUTCOME_STYLES, as_text, facts, failed_share, short_number
 from coordinator.report.run_files import COMPARISON_FILE
 from coordinator.report.tables import FittedTable, TableColumn, print_parts
 
@@ -41,7 +41,7 @@ def run_line(run: ComparedRun) -> str:
     """Return one line about a run, to show while later runs are still to come."""
     cpu = "" if run.cpu_us_per_operation is None else f"{_us(run.cpu_us_per_operation)} us of CPU per operation, "
     failed = f"{share}, " if (share := failed_share(run.errors, run.operations)) else ""
-    return f"{run.id}: {run.outcome.value}, {failed}{short(run.ops_per_s)} ops/s, {cpu}{run.verdict.level.value}"
+    return f"{run.id}: {run.outcome.value}, {failed}{short_number(run.ops_per_s)} ops/s, {cpu}{run.verdict.level.value}"
 
 
 def _head(comparison: Comparison) -> Table:
@@ -52,7 +52,7 @@ def _head(comparison: Comparison) -> Table:
     target, load = comparison.target, comparison.load
     how = "closed loop" if load.model == "closed" else "stages of closed and open loop"
     if load.model == "open":
-        rate = "" if load.wanted_rate_per_s is None else f", {short(load.wanted_rate_per_s)}/s wanted"
+        rate = "" if load.wanted_rate_per_s is None else f", {short_number(load.wanted_rate_per_s)}/s wanted"
         how = f"open loop ({load.arrivals} arrivals{rate})"
     return facts(
         ("Comparison", as_text(comparison.id)),
@@ -92,10 +92,10 @@ def _runs(comparison: Comparison) -> FittedTable:
         latency = run.latency_us
         table.add_row(
             _name(run),
-            short(run.ops_per_s),
+            short_number(run.ops_per_s),
             "-" if run.cpu_us_per_operation is None else _us(run.cpu_us_per_operation),
             *(["-"] * 3 if latency is None else map(_ms, (latency.p50, latency.p99, latency.p99_9))),
-            as_text(short(run.errors), style="red" if run.errors else ""),
+            as_text(short_number(run.errors), style="red" if run.errors else ""),
             as_text(run.outcome.value, style=OUTCOME_STYLES[run.outcome]),
             as_text(run.verdict.level.value, style=LEVEL_STYLES[run.verdict.level]),
             style="" if run.counts else "dim",
@@ -135,7 +135,9 @@ def _add_rows(table: FittedTable, name: str, cost: Cost) -> None:
         if pair is not None:
             table.add_row(name, figure, *(_spread(of, form) for of in (pair.client, pair.wire, pair.difference)))
             name = ""
-    table.add_row(name, "ops/s", _spread(cost.ops_per_s.client, short), _spread(cost.ops_per_s.wire, short), "")
+    table.add_row(
+        name, "ops/s", _spread(cost.ops_per_s.client, short_number), _spread(cost.ops_per_s.wire, short_number), ""
+    )
     table.end_section()
 
 
@@ -192,6 +194,6 @@ def _ms(us: float) -> str:
 
 def _three_digits(value: float, most_decimals: int) -> str:
     if abs(value) >= 9999.5:
-        return f"{'-' if value < 0 else ''}{short(abs(value))}"
+        return f"{'-' if value < 0 else ''}{short_number(abs(value))}"
     decimals = 3 if abs(value) < 0.9995 else 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:.{min(decimals, most_decimals)}f}"

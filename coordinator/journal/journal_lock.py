@@ -62,7 +62,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def runs(self) -> bool | None:
         """Whether the process still runs; None if it is on another machine or in another container."""
-        if self.system != _system():
+        if self.system != _process_namespace():
             return None
         try:
             started_s = psutil.Process(self.pid).create_time()
@@ -83,7 +83,7 @@ class Lock:
     def take(cls, file: FileIO, journal: Path) -> Lock:
         """Lock an open journal until its file is closed. Raises UsageError if another coordinator writes the journal,
         and OSError."""
-        path = _beside(journal)
+        path = _lock_path(journal)
         locked = _flock(file)
         holder = _holder(path)
         if locked is False:
@@ -100,7 +100,7 @@ class Lock:
                 f"{path} if it has ended"
             )
         with suppress(OSError):  # a full disk or a read-only folder costs the name, not the lock
-            _write(path, _this_process())
+            _write_holder(path, _this_process())
         return cls(path)
 
     def release(self) -> None:
@@ -118,7 +118,7 @@ def is_locked(journal: Path) -> bool:
         except BlockingIOError:
             return True
         except OSError as error:
-            holder = _holder(_beside(journal))
+            holder = _holder(_lock_path(journal))
             return error.errno in _NO_LOCKS and holder is not None and holder.runs is not False
     return False
 
@@ -140,7 +140,7 @@ def _flock(file: FileIO) -> bool | None:
     return False
 
 
-def _beside(journal: Path) -> Path:
+def _lock_path(journal: Path) -> Path:
     return journal.with_name(journal.name + LOCK_SUFFIX)
 
 
@@ -151,7 +151,7 @@ def _holder(path: Path) -> Holder | None:
     return None
 
 
-def _write(path: Path, holder: Holder) -> None:
+def _write_holder(path: Path, holder: Holder) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -165,10 +165,10 @@ def _write(path: Path, holder: Holder) -> None:
 
 def _this_process() -> Holder:
     process = psutil.Process()
-    return Holder(host=this_host(), pid=process.pid, system=_system(), started_s=process.create_time())
+    return Holder(host=this_host(), pid=process.pid, system=_process_namespace(), started_s=process.create_time())
 
 
-def _system() -> str:
+def _process_namespace() -> str:
     namespace = ""
     with suppress(OSError):  # only Linux has these
         namespace = os.readlink("/proc/self/ns/pid")

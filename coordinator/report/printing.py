@@ -98,7 +98,7 @@ ERRORS_SHOWN_FROM = 0.01
 """Above this share, the first line of a report mentions failed operations."""
 
 
-def classes(counts: Mapping[str, int], most: int | None = None) -> str:
+def counts_by_name(counts: Mapping[str, int], most: int | None = None) -> str:
     """Return counts by name, largest first: "ConnectionError 6,120, TimeoutError 3". most: how many names to list."""
     ordered = sorted(counts.items(), key=lambda item: -item[1])
     more = "" if most is None or len(ordered) <= most else f" and {len(ordered) - most} more kinds"
@@ -111,7 +111,7 @@ def failed_share(errors: int, operations: int) -> str:
     return f"{share:.1%} of operations failed" if share > ERRORS_SHOWN_FROM else ""
 
 
-def short(value: float) -> str:
+def short_number(value: float) -> str:
     """Return a number in at most five characters (below 10^12): "7.5", "500", "1.5k", "12.3k", "1.25M"."""
     for suffix, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= factor:

@@ -82,7 +82,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         run=_run(aggregate, opened),
         target=msgspec.convert(opened.target, TargetSummary, from_attributes=True),
         plan=to_builtins(opened.plan),
-        load=_load(measured, totals, arrivals, duration_s, _uncarried(aggregate)),
+        load=_load(measured, totals, arrivals, duration_s, _unassigned_operations(aggregate)),
         generator=_generator(aggregate, stages),
         stages=tuple(_stage(stage, arrivals) for stage in stages),
         agents=_agents(aggregate),
@@ -158,7 +158,7 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
     )
 
 
-def _uncarried(aggregate: Aggregate) -> int:
+def _unassigned_operations(aggregate: Aggregate) -> int:
     """Return how many operations were due in shares without an agent, in the measured stages."""
     legs = aggregate.timeline.legs
     return sum(

@@ -18,11 +18,11 @@ from coordinator.report.printing import (
     OUTCOME_STYLES,
     SafeText,
     as_text,
-    classes,
+    counts_by_name,
     facts,
     failed_share,
     ms,
-    short,
+    short_number,
 )
 from coordinator.report.summary_types import (
     AgentSummary,
@@ -93,7 +93,7 @@ def _failed(summary: Summary) -> str:
     totals, unsent = summary.totals, summary.load.unsent
     found = ""
     if share := failed_share(totals.errors, totals.operations):
-        kinds = classes(summary.errors, most=2)
+        kinds = counts_by_name(summary.errors, most=2)
         found = f", {share}" if kinds.partition(" ")[0] in summary.run.reason else f", {share} ({kinds})"
     never = unsent / (totals.operations + unsent) if unsent else 0.0
     return f"{found}, {never:.1%} never sent" if never > ERRORS_SHOWN_FROM else found
@@ -154,12 +154,12 @@ def _stages(summary: Summary) -> FittedTable:
         times_us = (latency.p50, latency.p99, latency.p99_9, latency.max)
         table.add_row(
             stage.name,
-            _clock(stage.begin_s),
-            _clock(stage.duration_s),
+            _duration(stage.begin_s),
+            _duration(stage.duration_s),
             _wanted(stage),
-            short(stage.achieved_rate_per_s),
+            short_number(stage.achieved_rate_per_s),
             *(ms(us) if latency.count else "-" for us in times_us),
-            as_text(short(stage.stats.errors), style="red" if stage.stats.errors else ""),
+            as_text(short_number(stage.stats.errors), style="red" if stage.stats.errors else ""),
             style="" if stage.measured else "dim",
         )
     if not all(stage.measured for stage in summary.stages):
@@ -169,9 +169,9 @@ def _stages(summary: Summary) -> FittedTable:
 
 def _wanted(stage: StageSummary) -> SafeText:
     """Return the mean rate, to compare with the actual rate; for a ramp also the rate at its end, on a second line."""
-    wanted = as_text("-" if stage.wanted_rate_per_s is None else short(stage.wanted_rate_per_s))
+    wanted = as_text("-" if stage.wanted_rate_per_s is None else short_number(stage.wanted_rate_per_s))
     if stage.ramp == "linear":
-        wanted.add_line(f"to {short(stage.target_rate_per_s or 0.0)}", style="dim")
+        wanted.add_line(f"to {short_number(stage.target_rate_per_s or 0.0)}", style="dim")
     return wanted
 
 
@@ -342,28 +342,28 @@ def _connections(summary: Summary) -> list[str]:
     ]
     if never := sum(connections.never_opened.values()):
         wanted = "" if connections.wanted is None else f" of {connections.wanted:,} wanted"
-        lines.append(f"{never:,}{wanted} never opened: {classes(connections.never_opened)}")
+        lines.append(f"{never:,}{wanted} never opened: {counts_by_name(connections.never_opened)}")
     if connections.server_clients_before is not None and connections.server_clients_after is not None:
         lines.append(
             f"the server counted {counted(connections.server_clients_before, 'client')} just before the start, "
             f"{connections.server_clients_after:,} after it"
         )
     if connections.drops:
-        lines.append(f"dropped: {classes(connections.drops)}")
+        lines.append(f"dropped: {counts_by_name(connections.drops)}")
     if connections.reconnects:
         took = connections.reconnect_ms
         lines.append(
             f"{counted(connections.reconnects, 'reconnect')} took {took.p50:.1f} ms (p50), {took.max:.1f} ms (max)"
         )
     if connections.redirects:
-        lines.append(f"redirected by the cluster: {classes(connections.redirects)}")
+        lines.append(f"redirected by the cluster: {counts_by_name(connections.redirects)}")
     if connections.topology_refreshes:
         lines.append(f"{counted(connections.topology_refreshes, 'topology refresh')}")
     return lines
 
 
 def _by_cause(counts: dict[str, int]) -> str:
-    return f" ({classes(counts)})" if counts else ""
+    return f" ({counts_by_name(counts)})" if counts else ""
 
 
 def _wait(wait_us: Quantiles) -> str:
@@ -393,7 +393,7 @@ def _errors(summary: Summary) -> str:
         return "none"
     share = summary.totals.errors / summary.totals.operations
     failed = summary.totals.latency_us.failed
-    return f"{classes(summary.errors)} ({share:.2%} of all operations, took {ms(failed.max)} ms at most)"
+    return f"{counts_by_name(summary.errors)} ({share:.2%} of all operations, took {ms(failed.max)} ms at most)"
 
 
 def _ledger(summary: Summary) -> str:
@@ -412,7 +412,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
-def _clock(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return a time in at most six characters (below 100 hours): "2.5s", "12m34s", "27h46m"."""
     if seconds < 59.95:
         return format_seconds(round(seconds, 1))

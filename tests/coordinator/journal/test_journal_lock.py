@@ -161,7 +161,7 @@ def test_the_lock_works_without_a_lock_file(path: Path, monkeypatch: pytest.Monk
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("coordinator.journal.journal_lock._write", refuse)
+    monkeypatch.setattr("coordinator.journal.journal_lock._write_holder", refuse)
     with Journal.reopen(path):
         assert not beside(path).exists()
         with pytest.raises(UsageError, match="another coordinator is running"):
