@@ -1,5 +1,4 @@
-"""What can happen to an agent, and what it can do about it: the vocabulary of `agent.core.session`, one frozen type
-each."""
+"""Events and actions of `agent.core.session`, one frozen type each."""
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ class LinkDown:
 
 @dataclass(frozen=True, slots=True)
 class MetricsLinkUp:
-    """The metrics link's handshake succeeded; what was sent on an earlier link may be lost."""
+    """The metrics link's handshake succeeded; messages on an earlier link may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsLinkDown:
-    """There is no metrics link: it was lost, or none was made yet. cause: what is missing, for people."""
+    """There is no metrics link: it was lost, or there never was one. cause: for the user."""
 
     cause: str
 
@@ -38,8 +37,8 @@ class LinkRefused:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The coordinator's address was examined, because there is no link. obstacle: what is in the way, "" for nothing.
-    lasting: waiting does not help."""
+    """The coordinator's address was examined, because there is no link. obstacle: why, "" if none was found. lasting:
+    waiting does not help."""
 
     obstacle: str = ""
     lasting: bool = False
@@ -62,7 +61,7 @@ class FromWorker:
 
 @dataclass(frozen=True, slots=True)
 class WorkerExited:
-    """A worker process is no more. exit_code as in subprocess: negative for a signal."""
+    """A worker process has ended. exit_code as in subprocess: negative for a signal."""
 
     process: int
     exit_code: int | None
@@ -70,7 +69,7 @@ class WorkerExited:
 
 @dataclass(frozen=True, slots=True)
 class SpawnFailed:
-    """The system started no worker process for an assignment, and why."""
+    """The system did not start a worker process. reason: why."""
 
     reason: str
 
@@ -131,26 +130,26 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True)
 class OrderWorkers:
-    """Tell all living worker processes."""
+    """Send an order to all living worker processes."""
 
     order: WorkerOrder
 
 
 @dataclass(frozen=True, slots=True)
 class RenewLease:
-    """Let the load of all living worker processes go on until this instant of the monotonic clock."""
+    """Let all living worker processes continue their load until this instant of the monotonic clock."""
 
     until_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class KillWorkers:
-    """End all worker processes at once, and forget them: no exit of theirs is reported."""
+    """Kill all worker processes. Their exits are not reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Say:
-    """Tell the person at the terminal."""
+    """Show a line to the user."""
 
     text: str
 
@@ -168,7 +167,7 @@ Action = Send | ConnectMetrics | Spawn | OrderWorkers | RenewLease | KillWorkers
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this agent is. name "": the coordinator chooses one. secret: made up by this process, proves its incarnation.
+    """This agent. name "": the coordinator chooses one. secret: random, from this process; proves its incarnation.
     endpoint: where it joins. once: exit after one run. wait_ns: give up when no coordinator has answered for this long;
     None for never. capacity: of this machine."""
 

@@ -1,4 +1,4 @@
-"""Finds orders that make no sense, or that this machine cannot execute. Pure.
+"""Finds orders that are impossible, or that this machine cannot execute. Pure.
 
 A broken or hostile coordinator must not end an agent, or make it take all memory or all threads of its machine. So the
 agent checks an order before it builds anything. These checks refuse impossible orders only; worker processes report
@@ -21,7 +21,7 @@ from common.protocol.messages import Assignment, PoolShare, TakeOver
 from common.units import NS_PER_S, counted, format_bytes, format_seconds
 
 THREAD_BYTES, INSTANCE_BYTES, CONNECTION_BYTES = 1 << 14, 1 << 13, 1 << 11
-"""Least memory of a worker thread or task, of a client instance, and of a connection that is open from the start."""
+"""Minimum memory of a worker thread or task, of a client instance, and of a connection that opens before the start."""
 SPARE_THREADS = 64
 """Threads of an agent and of a worker process, without its workers."""
 AHEAD_NS = 60 * NS_PER_S
@@ -31,8 +31,8 @@ LATE_NS = 3600 * NS_PER_S
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What this machine allows. threads: in all, None if it does not say. open_files: of one process, None for no
-    limit. memory_bytes: 0 if not known."""
+    """Limits of this machine. threads: in total, None if unknown. open_files: of one process, None for no limit.
+    memory_bytes: 0 if unknown."""
 
     threads: int | None = None
     open_files: int | None = None

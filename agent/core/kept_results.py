@@ -16,12 +16,12 @@ from agent.core.outbox import Outbox
 from common.units import NS_PER_S
 
 MOST_RUNS = 8
-"""Coordinators that fail one after the other must not fill the memory of an agent."""
+"""Limits memory if many coordinators fail one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptRun:
-    """What an agent knows of a run that is over for its workers. reason: why its load ended early, "" if it did not.
+    """A run whose load has ended, with its results. reason: why the load ended early, "" if it did not.
     until_ns: when the results are given up."""
 
     run_id: str
@@ -66,4 +66,4 @@ class KeptResults:
         for run_id, run in list(self._runs.items()):
             if now_ns > run.until_ns or len(self._runs) > MOST_RUNS:
                 del self._runs[run_id]
-                yield f"nobody came back for the results of run {run_id}: they are lost"
+                yield f"no coordinator collected the results of run {run_id}: they are lost"

@@ -1,5 +1,5 @@
-"""The state of an agent's two links to the coordinator: up or down, when the coordinator was last heard, its clock; and
-how the agent introduces itself. Pure: the time is an argument."""
+"""The state of an agent's two links to the coordinator, and its estimate of the coordinator's clock. Pure: the time is
+an argument."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from common.units import NS_PER_S
 HELLO_EVERY_NS = NS_PER_S
 FIRST_HEARTBEATS_EVERY_NS = NS_PER_S // 20
 FIRST_HEARTBEATS = 8
-"""A clock estimate is wanted soon after the welcome: the first exchanges follow each other quickly."""
+"""The first heartbeats follow each other quickly, because a clock estimate is needed soon after the welcome."""
 REFUSED_FOR_NS = 2 * NS_PER_S
-"""Handshakes that fail for this long have another cause than a coordinator that starts or ends."""
+"""If handshakes fail for this long, the cause is not a coordinator that starts or ends."""
 REFUSED_APART_NS = 5 * NS_PER_S
-"""Failed handshakes further apart than this have nothing to do with each other: ZeroMQ tries again each second."""
+"""Failed handshakes further apart than this are unrelated: ZeroMQ tries again each second."""
 MOST_OFFSET_NS = 1 << 61
-"""How far two monotonic clocks can be apart: each counts from the start of its host, so 73 years are plenty."""
+"""Largest difference of two monotonic clocks: 73 years, as each counts from the start of its host."""
 MOST_ROUND_TRIP_NS = 60 * NS_PER_S
 """A slower reply gives no estimate of the other clock."""
 UNANSWERED_NS = 5 * NS_PER_S
-"""A coordinator that does not answer for this long may not know this agent any more: say hello again."""
+"""A coordinator that does not answer for this long may have forgotten this agent: say hello again."""
 
 
 ATTACH_EVERY_NS = NS_PER_S
@@ -42,8 +42,8 @@ PROVE_WITHIN_NS = 10 * NS_PER_S
 
 
 class MetricsLink:
-    """The metrics link. connection: how many connections there were. attached: the coordinator has answered on this
-    connection, so frames may be sent. proved: the coordinator has answered on any metrics connection since its welcome,
+    """The metrics link. connection: number of the connection, from 1. attached: the coordinator has answered on this
+    connection, so frames may be sent. proved: the coordinator has answered on a metrics connection since its welcome,
     so both directions work."""
 
     def __init__(self) -> None:
@@ -56,18 +56,18 @@ class MetricsLink:
         self._wanted_ns: int | None = None
 
     def welcomed(self, now_ns: int, *, is_news: bool) -> None:
-        """A coordinator welcomes us. It must know this connection, and perhaps does not know it yet, or any more."""
+        """A coordinator welcomes us, but may not know this connection."""
         self.attached, self._attach_due_ns = False, now_ns
         if is_news:
             self.proved = False
             self.is_needed(now_ns)
 
     def is_needed(self, now_ns: int) -> None:
-        """From now on the link should get through."""
+        """The link is needed from now on."""
         self._wanted_ns = now_ns
 
     def is_doubtful(self, now_ns: int) -> None:
-        """Frames are not acknowledged: send `Attach`, and the frames again only after its answer."""
+        """Frames were not acknowledged: send `Attach`, and send them again after its answer."""
         self.attached, self._attach_due_ns = False, now_ns
 
     def came_up(self, now_ns: int) -> None:
@@ -81,29 +81,29 @@ class MetricsLink:
         self._up, self.attached, self._cause = False, False, cause
 
     def attach_is_due(self, now_ns: int) -> bool:
-        """Whether to say now whose connection this is; then again a second later, until it is answered."""
+        """Whether to send `Attach` now; it is due again each second until it is answered."""
         if not self._up or self.attached or self._wanted_ns is None or now_ns < self._attach_due_ns:
             return False
         self._attach_due_ns = now_ns + ATTACH_EVERY_NS
         return True
 
     def was_attached(self) -> bool:
-        """The coordinator has answered; whether that is news."""
+        """The coordinator has answered. Returns whether that is news."""
         is_news = not self.attached
         self.attached = self.proved = True
         return is_news
 
     def unreachable(self, endpoint: str, now_ns: int) -> str:
-        """Why no frame would ever arrive, if the link should have got through by now; else ""."""
+        """Why no frame can arrive, if the link should work by now; otherwise ""."""
         overdue = self._wanted_ns is not None and now_ns - self._wanted_ns > PROVE_WITHIN_NS
         there = f"its metrics connection to {endpoint} does not get through ({self._cause})"
         return f"{there}, although its control connection does" if overdue and not self.proved else ""
 
 
 class Link:
-    """The control link. `up` is what ZeroMQ says; `welcome` is the coordinator's answer to hello, None before it, and
-    `coordinator` the run that it was welcome to. connection: how many there were. pace: how often the coordinator wants
-    to hear what."""
+    """The control link. up: as ZeroMQ reports it. welcome: the coordinator's answer to hello, None before it.
+    coordinator: id of the run whose coordinator answered. connection: number of the connection, from 1. pace: how often
+    to send frames and heartbeats."""
 
     def __init__(self, now_ns: int) -> None:
         self.up = False
@@ -118,18 +118,18 @@ class Link:
         self._heartbeat_due_ns = now_ns
         self._refused_ns: tuple[int, int] | None = None
         self.obstacle = ""
-        """What is in the way of a link, as far as the last examination knows."""
+        """Why there is no link, according to the last examination."""
         self._examinations = 0
         self._lasting = 0
 
     def came_up(self, now_ns: int) -> None:
-        """The handshake succeeded: say hello at once, whoever was there before."""
+        """The handshake succeeded: hello is due at once, even to the same coordinator."""
         self.up, self.welcome, self._refused_ns, self._hello_due_ns = True, None, None, now_ns
         self.obstacle, self._examinations, self._lasting = "", 0, 0
         self.connection += 1
 
     def went_down(self) -> bool:
-        """The link was lost; whether we were welcome on it."""
+        """The link was lost. Returns whether we were welcome on it."""
         was_welcome = self.welcome is not None
         self.up, self.welcome = False, None
         return was_welcome
@@ -140,7 +140,7 @@ class Link:
         self._refused_ns = (first_ns if now_ns - last_ns <= REFUSED_APART_NS else now_ns, now_ns)
 
     def examined(self, obstacle: str, *, lasting: bool) -> bool:
-        """The coordinator's address was examined; whether what is in the way is news."""
+        """The coordinator's address was examined. Returns whether the obstacle is new."""
         is_news = obstacle != self.obstacle
         if not obstacle and (is_news or not self._examinations):
             self._refused_ns = None  # until now it may have been a proxy without a coordinator that closed connections
@@ -151,17 +151,17 @@ class Link:
 
     @property
     def hopeless(self) -> str:
-        """Why there will never be a link; "" while there may be. Once is no proof: a coordinator may just be ending."""
+        """Why there will never be a link; "" while there may be. One obstacle is no proof: a coordinator may end."""
         if self._lasting > 1:
             return self.obstacle
         refused = self._refused_ns is not None and self._refused_ns[1] - self._refused_ns[0] > REFUSED_FOR_NS
-        # A coordinator answers there, and secures its links as we do: nothing but the token is left.
+        # A coordinator answers there, and secures its links as we do: only the token can be wrong.
         if refused and self._examinations and not self.obstacle:
             return "the coordinator refuses our token; copy its token file here (--token-file)"
         return ""
 
     def waited_in_vain(self, wait_ns: int | None, now_ns: int) -> str:
-        """That no coordinator answered for this long, and why; "" if one did, or may still. wait_ns: None for ever."""
+        """An error if no coordinator answered for this long; otherwise "". wait_ns: None for no limit."""
         if wait_ns is None or self.silent_ns(now_ns) <= wait_ns:
             return ""
         why = f": {self.obstacle}" if self.obstacle else ""
@@ -172,11 +172,11 @@ class Link:
         self._heard_ns = now_ns
 
     def silent_ns(self, now_ns: int) -> int:
-        """How long nothing was heard of a coordinator, from the agent's start if there never was one."""
+        """Time since the last message of a coordinator, or since the agent's start."""
         return now_ns - self._heard_ns
 
     def welcomed(self, welcome: Welcome, run_id: str, now_ns: int) -> bool:
-        """Hello was answered by the coordinator of this run; whether that is news."""
+        """The coordinator of this run answered hello. Returns whether that is news."""
         if self.welcome == welcome and self.coordinator == run_id:
             return False
         self.welcome, self.coordinator, self.pace = welcome, run_id, welcome.pace
@@ -186,15 +186,15 @@ class Link:
         return True
 
     def replied(self, reply: HeartbeatReply, run_id: str, now_ns: int) -> None:
-        """A heartbeat came back with the stamps of this run's coordinator; a late answer of one before is no sample."""
+        """A heartbeat was answered. Answers of an earlier coordinator do not count for the clock."""
         sample = clock_sample(reply.sent_ns, reply.received_ns, reply.replied_ns, now_ns)
-        # Beyond that no clock of a coordinator is, and the next heartbeat could not carry the figures.
+        # No clock is further away, and the next heartbeat could not carry such figures.
         makes_sense = abs(sample.offset_ns) <= MOST_OFFSET_NS and sample.rtt_ns <= MOST_ROUND_TRIP_NS
         if run_id == self.coordinator and makes_sense:
             self.clock.add(sample)
 
     def hello_is_due(self, now_ns: int) -> bool:
-        """Whether to say hello now; then the next one is due a second later."""
+        """Whether to say hello now; the next one is due a second later."""
         answered = self.welcome is not None and self.silent_ns(now_ns) <= UNANSWERED_NS
         if not self.up or answered or now_ns < self._hello_due_ns:
             return False
@@ -202,8 +202,8 @@ class Link:
         return True
 
     def heartbeat_is_due(self, now_ns: int, *, runs: bool = False) -> bool:
-        """Whether to send a heartbeat now; then the next one is due a second later, sooner just after the welcome, and
-        while the agent runs as the coordinator's pace says."""
+        """Whether to send a heartbeat now. The next one is due a second later, sooner just after the welcome, and at
+        the coordinator's pace while the load runs."""
         if self.welcome is None or now_ns < self._heartbeat_due_ns:
             return False
         quick = self.clock.count < FIRST_HEARTBEATS
@@ -213,13 +213,13 @@ class Link:
 
     @property
     def turn_ns(self) -> int:
-        """How long an agent waits with its last frame: the load of all ends at once, and up to a second is enough to
-        spread the frames of a large fleet."""
+        """How long this agent delays its last frames. All loads end at once, so a large fleet spreads its last frames
+        over up to a second."""
         return 0 if self.pace.frame_s == 1 else self._phase_ns // self.pace.frame_s
 
     def reporting_period(self, now_ns: int) -> int | None:
-        """The number of the present reporting period; None if frames are sent as soon as a second is complete. Periods
-        of different agents begin at different times, so that their frames do not all come at once."""
+        """Number of the current reporting period; None if frames are sent as soon as a second is complete. Periods of
+        different agents begin at different times, which spreads their frames."""
         period_ns = self.pace.frame_s * NS_PER_S
         return None if self.pace.frame_s == 1 else (now_ns + self._phase_ns) // period_ns
 
@@ -245,8 +245,8 @@ class Link:
 
 
 def introduction(me: Identity, connection: int, state: AgentState, run_id: str, outbox: Outbox) -> Hello:
-    """Who an agent is, and what it holds of a run. connection: how many control connections it has had. run_id: ""
-    outside a run."""
+    """The hello of an agent. connection: number of its control connection. run_id: the run that it works for, or has
+    results of; "" for none."""
     return Hello(
         protocol_min=PROTOCOL_MIN,
         protocol_max=PROTOCOL_MAX,

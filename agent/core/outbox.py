@@ -2,11 +2,11 @@
 
 Theory of operation. A frame gets its sequence number when it is first sent, and from then on it is sealed: the
 coordinator may have accepted it even if its acknowledgement was lost, so it is resent as it is or not at all. What
-waits behind the sealed frames has no number yet and may still be merged with its neighbour. So memory is bounded
+waits behind the sealed frames has no number yet and may still be merged with its neighbour. So memory is limited
 (`WINDOW` sealed frames and `CAPACITY` waiting ones), nothing is dropped, and nothing can count twice.
 
-What would be too large for one message becomes several frames just before the first of them is sealed. Only the last
-one names the second that is complete.
+Metrics too large for one message are split into several frames just before the first one is sealed. Only the last of
+these frames names the complete second.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class _Waiting:
     through: int
     intervals: tuple[IntervalMetrics, ...]
     fits: bool = False
-    """It is known to be small enough for one frame."""
+    """Whether this is known to fit one frame."""
 
     @property
     def span(self) -> int:
-        """How many seconds of resolution merging has cost already."""
+        """How many seconds of resolution were already lost by merging."""
         if not self.intervals:
             return 0
         return max(part.last for part in self.intervals) - min(part.first for part in self.intervals)
@@ -56,7 +56,7 @@ class Outbox:
 
     @property
     def all_sealed(self) -> bool:
-        """Everything has been sent at least once, so `next_seq` is final unless more is added."""
+        """Whether everything has been sent at least once, so that `next_seq` is final unless more is added."""
         return not self._waiting
 
     @property
@@ -65,7 +65,7 @@ class Outbox:
         return self._sealed[0].seq if self._sealed else self.next_seq
 
     def add(self, through: int, intervals: tuple[IntervalMetrics, ...]) -> None:
-        """Take what is to be sent; merges the least coarse pair of waiting neighbours when there are too many."""
+        """Add metrics to send. If too many entries wait, merge the two neighbours that lose the least resolution."""
         self._waiting.append(_Waiting(through, intervals))
         if len(self._waiting) > CAPACITY:
             self._merge_one_pair()
@@ -80,7 +80,7 @@ class Outbox:
         del waiting[at + 1]
 
     def next_frame(self) -> MetricsFrame | None:
-        """The next frame to send, which is sealed from now on; None if there is none, or the window is full."""
+        """The next frame to send, sealed from now on; None if there is none, or the window is full."""
         if self._resend_from == len(self._sealed):
             if not self._waiting or len(self._sealed) == WINDOW:
                 return None
@@ -96,7 +96,7 @@ class Outbox:
             self._waiting.extendleft(reversed(list(_split(self._waiting.popleft()))))
 
     def acknowledge(self, next_seq: int) -> bool:
-        """The coordinator holds every frame before `next_seq`; more than was ever sent is not believed. Returns whether
+        """The coordinator has every frame before `next_seq`; numbers beyond what was sent are ignored. Returns whether
         that is news."""
         before = len(self._sealed)
         while self._sealed and self._sealed[0].seq < min(next_seq, self.next_seq):
@@ -105,12 +105,12 @@ class Outbox:
         return len(self._sealed) != before
 
     def rewind(self) -> None:
-        """The link was lost: everything sealed and not acknowledged is to be sent again."""
+        """The link was lost: send all sealed frames again."""
         self._resend_from = 0
 
 
 def _split(whole: _Waiting) -> Iterator[_Waiting]:
-    """The same in parts that fit into a frame each."""
+    """Split into parts that each fit a frame."""
     parts: list[IntervalMetrics] = []
     size = 0
     for interval in whole.intervals:

@@ -460,8 +460,8 @@ class Session:
         self._collect(now_ns)
         if not self._link.heartbeat_is_due(now_ns, runs=self.state is AgentState.RUNNING):
             return actions
-        held, alive = len(self.outbox), self._assignment.alive
-        actions += self._send(self._link.heartbeat(tick, self.state, held, alive, now_ns))
+        frames, alive = len(self.outbox), self._assignment.alive
+        actions += self._send(self._link.heartbeat(tick, self.state, frames, alive, now_ns))
         return [*actions, *self._final()] if self.state is AgentState.DONE else actions
 
     def _overdue(self, now_ns: int) -> list[Action]:
@@ -484,7 +484,7 @@ class Session:
         if self.state is AgentState.DONE and now_ns > self._as_kept().until_ns:
             self._lifecycle.move(Trigger.RELEASE)
             self._exit_code = FleetError.exit_code
-            return [*self._forget("nobody came back for its results"), *self._maybe_leave()]
+            return [*self._forget("no coordinator collected its results"), *self._maybe_leave()]
         if self._metrics.attached and len(self.outbox) and now_ns - self._frames_moved_ns > RESEND_AFTER_NS:
             self._metrics.is_doubtful(now_ns)
             return self._attach(now_ns)

@@ -67,7 +67,7 @@ TRANSITIONS: dict[tuple[AgentState, Trigger], AgentState] = {
 }
 REPEATS = frozenset(
     [
-        # Each new metrics connection is answered, also long after the preparation.
+        # The coordinator answers each new metrics connection, also long after the preparation.
         *((state, _T.READY) for state in (_S.PREPARED, _S.RUNNING, _S.DRAINING, _S.DONE)),
         # The load already ends or has ended, and a coordinator, a signal or the lease stops it again.
         *((state, _T.STOP) for state in (_S.DRAINING, _S.DONE)),

@@ -1,4 +1,4 @@
-"""What can happen to a run, and what to do about it: the vocabulary of `coordinator.core.run`, one frozen type each."""
+"""Events and actions of `coordinator.core.run`, one frozen type each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FromAgent:
 
 @dataclass(frozen=True, slots=True)
 class LocalAgentExited:
-    """An agent that we started on this host has ended. last_words: the last line it wrote."""
+    """A local agent has ended. last_words: the last line that it wrote."""
 
     pid: int
     host: str
@@ -28,14 +28,14 @@ class LocalAgentExited:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """The server's own counters were read, as `ReadServer` asked."""
+    """The server's counters were read, as `ReadServer` asked."""
 
     record: CountersRead
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """The plan's keys were deleted, as `DeleteKeys` asked, or as far as it came."""
+    """The plan's keys, or some of them, were deleted, as `DeleteKeys` asked."""
 
     record: CleanedUp
 
@@ -79,7 +79,7 @@ class Introduce:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Append to the journal, before anything that follows is performed."""
+    """Append to the journal before performing later actions."""
 
     record: AnyRecord
 
@@ -103,7 +103,7 @@ class StopDeleting:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Show what is being waited for; total 0: nothing to count."""
+    """Show what the run waits for; total 0: nothing to count."""
 
     text: str
     done: int = 0
@@ -112,8 +112,8 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Show an event to the user. trouble: also with --quiet. of_agent: an agent caused it, so there may be any number
-    of them."""
+    """Show an event to the user. trouble: also with --quiet. of_agent: an agent caused it, so their number is not
+    limited."""
 
     text: str
     trouble: bool = False
@@ -122,8 +122,8 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The run is over. Results that agents still bring may change how it ended: the last `End` counts. text: why, where
-    it did not end as planned. outcome None: it never began."""
+    """The run is over. Results that still come may change its outcome: the last `End` counts. text: why it did not end
+    as planned, or "". outcome None: it never began."""
 
     exit_code: int
     text: str

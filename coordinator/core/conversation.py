@@ -1,8 +1,8 @@
-"""What a coordinator answers its agents. Pure: a message and the time in, actions out. Nothing here changes the phase.
+"""Answers the agents of a run. Pure: a message and the time in, actions out. Nothing here changes the phase.
 
-Agents are kept in step by comparing, at each of their heartbeats, the state they report with the phase: one that missed
-an order is told again. A frame is written to the journal before it is acknowledged, and only the one wanted next is
-accepted; the answer always names that one, so that a lost acknowledgement and a gap mend themselves.
+At each heartbeat, the state that the agent reports is compared with the phase: an agent that missed an order receives
+it again. Only the next frame is accepted, and it is written to the journal before it is acknowledged. Each answer names
+the next frame, which repairs lost acknowledgements and gaps.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ RESTS = (AgentState.DONE, AgentState.IDLE)
 
 
 class Conversation:
-    """Talks with the agents of one run, on the state that it shares with `coordinator.core.run`."""
+    """Answers the agents of one run. Shares the state with `coordinator.core.run`."""
 
     def __init__(self, state: RunState) -> None:
         self._state, self._registry = state, state.registry
@@ -65,13 +65,13 @@ class Conversation:
         self._limits: dict[str, tuple[tuple[PoolShare, ...], FrameLimits]] = {}
 
     def received(self, routing_id: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
-        """What to answer to a message, and what it changes."""
+        """Handle a message, and return the answers."""
         message = envelope.message
         if isinstance(message, Hello):
             return self._hello(routing_id, envelope, message, now_ns)
         member = self._registry.speaker(routing_id, envelope)
         if member is None:
-            # A stale one was welcomed by a coordinator before us; its hello comes when its link tells it to.
+            # A stale agent was welcomed by an earlier coordinator; it will say hello.
             known = self._registry.find(envelope.incarnation) is not None
             self._state.set_aside["unproven" if known else "stale"] += 1
             return []
@@ -111,12 +111,12 @@ class Conversation:
 
     @property
     def all_know_the_end(self) -> bool:
-        """Whether every agent that is there has answered its dismissal."""
+        """Whether every agent that is not lost has answered its dismissal."""
         return all(member.is_lost or member.incarnation in self._dismissed for member in self._registry)
 
     def while_dismissing(self, event: FromAgent, exit_code: int, now_ns: int) -> list[Action]:
-        """What to answer once the run has ended: an agent that does not seem to know is dismissed again, and one that
-        comes back with results delivers them."""
+        """Answer after the end of the run: dismiss an agent again that does not seem to know, and take results that
+        still come."""
         message = event.envelope.message
         member = self._registry.speaker(event.routing_id, event.envelope)
         if member is None:
@@ -124,7 +124,7 @@ class Conversation:
         has_reported = self._state.t0_ns is None or not member.takes_part or member.final is not None
         if isinstance(message, Attach | MetricsFrame):
             return [] if has_reported else self.received(event.routing_id, event.envelope, now_ns)
-        self._registry.answer_on(member, event.routing_id)  # one that comes back says hello on another connection
+        self._registry.answer_on(member, event.routing_id)  # an agent that comes back uses another connection
         if isinstance(message, Bye) or (isinstance(message, Heartbeat) and message.state is AgentState.IDLE):
             self._dismissed.add(member.incarnation)
             return []
@@ -137,7 +137,7 @@ class Conversation:
         return [Note(f"agent {member.agent_id} is back", trouble=True, of_agent=True)] if is_back else []
 
     def _heartbeat(self, member: Member, heartbeat: Heartbeat, now_ns: int) -> list[Action]:
-        """Every answer renews the lease of an agent at work: it counts from when the agent sent this heartbeat."""
+        """Each answer renews the agent's lease, which counts from when the agent sent the heartbeat."""
         rests = self._state.t0_ns is not None and member.takes_part and heartbeat.state in RESTS
         self._registry.heartbeat(member, heartbeat, now_ns, running=self._state.phase in UNDER_WAY, rests=rests)
         if member.state is MemberState.REVOKED:
@@ -185,7 +185,7 @@ class Conversation:
         return registry.find(incarnation) is not None or registry.has_room(self._state.setup.expected, now_ns)
 
     def _keep_in_step(self, member: Member, now_ns: int) -> list[Action]:
-        """Tell an agent again what it seems to have missed, at most once a second."""
+        """Repeat an order that an agent seems to have missed, at most once a second."""
         if now_ns - member.order_sent_ns < REPEAT_AFTER_NS:
             return []
         if not member.takes_part:
@@ -193,7 +193,7 @@ class Conversation:
         is_returned = member.state is MemberState.RETURNED
         is_over = self._state.phase in OVER_BUT_OPEN or is_returned or member.state is MemberState.REVOKED
         if is_over and member.reported in LOADS and member.final is None:
-            # It was lost, and is heard again: its load must not go on while keys are counted and deleted, or another
+            # A lost agent is back: its load must not continue while counters are read, keys are deleted, or another
             # agent has its share.
             reason = member.gone or ("its share is lost" if is_returned else "the run is over")
             return self.order(member, Stop(drain=False, reason=reason), now_ns)
@@ -204,7 +204,7 @@ class Conversation:
                 self._registry.unready(member)
                 return self.order(member, self.prepare_order(member), now_ns)
             case Phase.PREPARING, AgentState.PREPARED if not member.is_ready:
-                return self.order(member, self.prepare_order(member), now_ns)  # it will say again that it is
+                return self.order(member, self.prepare_order(member), now_ns)  # so it repeats `Prepared`
             case Phase.RUNNING, AgentState.PREPARED:
                 return self.order(member, self.start_order(member), now_ns)
             case (
@@ -217,7 +217,7 @@ class Conversation:
         return []
 
     def _keep_standby_in_step(self, member: Member, now_ns: int) -> list[Action]:
-        """The same for one that has no share, but may prepare one."""
+        """The same for an agent without a share that may prepare one."""
         if member.state not in OFFERS or self._state.phase is not Phase.RUNNING:
             if (
                 member.reported in (AgentState.PREPARING, AgentState.PREPARED)
@@ -231,7 +231,7 @@ class Conversation:
         return []
 
     def _offered(self, member: Member, message: object, now_ns: int) -> list[Action]:
-        """What an agent says that prepares to take a share over."""
+        """Handle a message of an agent that prepares to take a share over."""
         match message:
             case Preparing():
                 self._registry.progress(member, message, now_ns)
@@ -246,7 +246,7 @@ class Conversation:
 
     def _said_bye(self, member: Member, reason: str, now_ns: int) -> list[Action]:
         if member.takes_part:
-            return self.leave(member, f"it said goodbye: {reason}", now_ns)  # it ends its worker processes before
+            return self.leave(member, f"it said goodbye: {reason}", now_ns)  # it has ended its worker processes
         self._registry.forget(member)
         return [Note(f"agent {member.agent_id} left: {reason}", of_agent=True)]
 
@@ -260,8 +260,8 @@ class Conversation:
         return []
 
     def _frame(self, member: Member, frame: MetricsFrame, now_ns: int) -> list[Action]:
-        """Accept it if it is the one wanted next. Answer with what is wanted next in any case: that is how an agent
-        learns of an acknowledgement that was lost, and of a gap."""
+        """Accept the next frame. Always answer with the number of the next one: so an agent learns of a lost
+        acknowledgement or a gap."""
         actions: list[Action] = []
         if frame.seq == member.next_seq and self._state.phase in TAKES_RESULTS and member.final is None:
             if problem := self._limits_of(member).objection(frame, self._elapsed_ns(now_ns)):
@@ -288,8 +288,8 @@ class Conversation:
         return elapsed_ns if elapsed_ns >= 0 else None
 
     def _cast_out(self, member: Member, problem: str) -> list[Action]:
-        """An agent that sent what none of this run can is not listened to any more. Its load stops at once, or when its
-        lease is over, because nobody answers it."""
+        """Ignore an agent from now on, because it sent data that no agent of this run can send. Its load stops at once,
+        or when its lease is over, because it gets no answers."""
         is_news = not member.is_lost
         self._registry.cast_out(member, f"it sent invalid data: {problem}")
         self._state.set_aside["nonsense"] += 1
@@ -307,7 +307,7 @@ class Conversation:
         return [Write(noted), Note(f"agent {member.agent_id}: {reason}", trouble=True, of_agent=True)]
 
     def _final(self, member: Member, final: Final, now_ns: int) -> list[Action]:
-        """Final counts once all its frames are in the journal; until then the agent repeats it."""
+        """Accept Final once all its frames are in the journal; until then the agent repeats it."""
         self._registry.rest(member, now_ns)
         if member.final is None:
             if final.next_seq != member.next_seq:
@@ -342,7 +342,7 @@ class Conversation:
         return self.lose(member, why)
 
     def lose(self, member: Member, why: str) -> list[Action]:
-        """A member has just become lost: written down while load may be running. It may come back."""
+        """A member has just been lost: record that while load may be running. It may come back."""
         if self._state.phase not in UNDER_WAY:
             return []
         self._state.note_lost(member)
@@ -354,7 +354,7 @@ class Conversation:
     # -- orders
 
     def prepare_order(self, member: Member) -> Prepare:
-        """The agent's share, or the one that it is offered."""
+        """The order to prepare the agent's share, or the share that it is offered."""
         assignment = member.offered or self._share_of(member)
         return Prepare(assignment=assignment, plan_hash=self._state.setup.plan_hash)
 
@@ -363,7 +363,7 @@ class Conversation:
         return self._state.dealt_plan.assignments[member.agent_id]
 
     def start_order(self, member: Member) -> Start:
-        """The start instant, and where a share goes on that another agent had before."""
+        """The start instant, and from where an agent continues another agent's share."""
         assert self._state.t0_ns is not None
         return Start(t0_ns=self._state.t0_ns, takeover=member.takeover)
 
@@ -372,7 +372,7 @@ class Conversation:
         return self.to(member, StandBy())
 
     def order(self, member: Member, order: CoordinatorMessage, now_ns: int) -> list[Action]:
-        """Tell an agent what to do; it is told again when a heartbeat shows that it missed it."""
+        """Send an order; it is repeated when a heartbeat shows that the agent missed it."""
         self._registry.ordered(member, now_ns)
         return [self.to(member, order)]
 
@@ -386,8 +386,7 @@ class Conversation:
         return [action for member in self._registry for action in self._dismiss(member, exit_code)]
 
     def _dismiss(self, member: Member, exit_code: int) -> list[Action]:
-        # An acknowledgement may have been lost with an earlier connection: without it, the agent would take its results
-        # for lost.
+        # Repeat the acknowledgement: if it was lost with an earlier connection, the agent would keep its results.
         acknowledged = [self.to(member, FinalAck())] if member.final is not None else []
         return [*acknowledged, self.to(member, Dismiss(exit_code=exit_code))]
 

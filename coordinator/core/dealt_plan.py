@@ -1,4 +1,4 @@
-"""The plan dealt to the agents, and the arithmetic of pools, threads and connections. Pure.
+"""Deals a plan to agents: pools, threads and connections. Pure.
 
 Pools of each group are dealt in proportion to the agents' worker processes. What does not divide goes, one pool each,
 to the agents that have the fewest threads for their processes so far, the first of them first. With `per_agent`,
@@ -19,7 +19,7 @@ from common.serde import to_builtins
 from common.units import Count, PerSecond, counted
 
 _ENVELOPE_BYTES = 1024
-"""More than what a message has around a share."""
+"""Upper limit for the rest of a message that carries an assignment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class AgentCapacity:
 
 @dataclass(frozen=True, slots=True)
 class DealtPlan:
-    """What everybody does. plan: its numbers are the fleet's, whatever `per_agent` said. assignments: by agent id, in
-    the agents' order, one for each, though it may hold no pool."""
+    """A plan with the assignment of each agent. plan: its numbers are fleet-wide, also if the user's plan was
+    `per_agent`. assignments: by agent id, in the agents' order; one may have no pool."""
 
     plan: Plan
     assignments: dict[str, Assignment]
@@ -64,7 +64,7 @@ def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> DealtPlan:
 
 
 def oversized(dealt: DealtPlan) -> str:
-    """Why a share cannot be sent to its agent; "" if all can."""
+    """Why an assignment is too large for a message; "" if all fit."""
     agent_id, largest = max(dealt.assignments.items(), key=lambda item: len(item[1].pools))
     size = len(msgspec.msgpack.encode(to_builtins(largest))) + _ENVELOPE_BYTES
     if size <= MAX_MESSAGE_BYTES:
@@ -150,7 +150,7 @@ def _times(rate_per_s: PerSecond | None, agents: int) -> PerSecond | None:
 
 
 def _numbered(plan: Plan, counts: list[list[int]]) -> Iterator[tuple[int, PoolShare]]:
-    """Every pool as (position of its agent, share)."""
+    """Yield (position of the agent, pool) for every pool."""
     number = first_thread = 0
     for group, agents in enumerate(counts):
         for agent, count in enumerate(agents):

@@ -1,4 +1,4 @@
-"""One agent as the coordinator sees it: its states, what moves it between them, and what is known of it. Pure.
+"""An agent as the coordinator sees it: its states, the events that change them, and all known facts. Pure.
 
 Theory of operation. The run deals shares of the plan to agents. An agent without a share stands by. An agent with a
 share prepares, works, and reports its results (`Final`). Only `coordinator.core.registry` changes a member.
@@ -54,9 +54,9 @@ from common.units import NS_PER_S
 from coordinator.journal.records import AgentEnded, AgentFacts, AgentOutcome
 
 LOST_AFTER_NS = 4 * NS_PER_S
-"""An agent sends a heartbeat every second or two. After this much silence, it or its connection is gone."""
+"""An agent sends a heartbeat every second or two. After this silence, it or its connection is gone."""
 FRESH_NS = 5 * NS_PER_S // 2
-"""An agent that has missed two heartbeats gets no share: to wait for its next one costs less than a failed run."""
+"""An agent that missed two heartbeats gets no share: waiting for the next one costs less than a failed run."""
 OVERTIME_NS = 15 * NS_PER_S
 """After the drain, an agent kills worker processes that have not ended within 10 s; the rest is reserve."""
 COME_BACK_NS = 5 * NS_PER_S
@@ -64,7 +64,7 @@ COME_BACK_NS = 5 * NS_PER_S
 
 
 class MemberState(enum.Enum):
-    """What an agent is to the run. What the agent says of itself is `AgentState`."""
+    """The state of an agent in the run. `AgentState` is the state that the agent reports."""
 
     STANDING_BY = "standing by"
     OFFERED = "offered"
@@ -84,7 +84,7 @@ class MemberState(enum.Enum):
 
 
 class MemberTrigger(enum.Enum):
-    """What can move a member from one state to the next."""
+    """Events that change the state of a member."""
 
     DEAL = "deal"
     OFFER = "offer"
@@ -142,7 +142,7 @@ MEMBER_REPEATS: frozenset[tuple[MemberState, MemberTrigger]] = frozenset(
         *((state, _T.UNREADY) for state in (_S.PREPARING, _S.OFFERED)),
         # It says goodbye and then its process ends; or its heartbeats go on without the run.
         *((state, _T.LEAVE) for state in (_S.LEFT, _S.OUTCAST, _S.FINISHED)),
-        # These stay fenced by themselves; takeovers look again and again.
+        # These stay fenced; takeovers look at each event.
         *((state, _T.FORFEIT) for state in (*_REPORTS[1:], _S.OUTCAST, _S.FORFEITED, _S.REPORTED, _S.FINISHED)),
         # It repeats `Final` until it is acknowledged.
         (_S.FINISHED, _T.FINAL),
@@ -163,8 +163,8 @@ LOST = UNHEARD | GONE | {_S.MISSING}
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """When agents stop their load by themselves, without any message. end_ns: the planned end on our clock, None for a
-    load without one. closing_ns: time for operations in flight after that, until stuck worker processes are killed."""
+    """When agents stop their load without any message. end_ns: the planned end on our clock, None for a load without
+    one. closing_ns: time for operations in flight after that, until stuck worker processes are killed."""
 
     lease_ns: int
     closing_ns: int
@@ -242,7 +242,7 @@ class Member:
 
     @property
     def state(self) -> MemberState:
-        """What it is to the run."""
+        """Its state in the run."""
         return self.lifecycle.state
 
     @property
@@ -267,7 +267,7 @@ class Member:
 
     @property
     def has_lost_share(self) -> bool:
-        """Whether nobody works on its share any more, although the run was not stopped."""
+        """Whether no agent works on its share any more, although the run was not stopped."""
         if self.final is not None:
             return bool(self.final.reason)
         return self.is_lost or self.state is MemberState.RETURNED
@@ -316,7 +316,7 @@ class Member:
         )
 
     def noted(self, end: AgentOutcome, reason: str) -> AgentEnded:
-        """The record of how its part ended."""
+        """The record of how it ended."""
         figures = self.figures
         samples = figures.host_cpu_percents
         return AgentEnded(

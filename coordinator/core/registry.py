@@ -1,4 +1,4 @@
-"""Who is in the fleet. Every change of a member is made here. Pure.
+"""The agents of the fleet. Every change of a member is made here. Pure.
 
 An agent is known by its incarnation: the hash of a secret that its process made up when it started. The incarnation is
 in journals, so it proves nothing. A connection is an agent's once the secret was sent on it (`Registry.speaker`).
@@ -43,8 +43,8 @@ from coordinator.journal.records import AgentFacts
 
 LONGEST_NAME, LONGEST_HOST = 64, 255
 LARGE_FLEET = 64
-"""With more agents than this, the run moves on at ticks only: a look at every agent for each message of every agent
-would keep a large fleet from starting."""
+"""With more agents than this, the run moves on at ticks only: walking over all agents for each message would keep a
+large fleet from starting."""
 SPARE_MEMBERS = 1000
 """How many agents may join beyond twice the number that a run expects."""
 UNFIT_NS = 10 * NS_PER_S
@@ -68,7 +68,7 @@ class JournaledAgent:
     left: str = ""
 
     def state(self, *, ended: bool) -> MemberState:
-        """What it is to the run at first. ended: the run has ended, so agents know that finals are safe."""
+        """Its first state in the resumed run. ended: the run has ended, so agents know that their results are safe."""
         if self.final is not None:
             return MemberState.FINISHED if ended else MemberState.REPORTED
         if self.left:
@@ -88,7 +88,7 @@ class Registry:
     def __len__(self) -> int:
         return len(self._members)
 
-    # -- who is there
+    # -- lookups
 
     def find(self, incarnation: str) -> Member | None:
         """The member of this incarnation."""
@@ -201,7 +201,7 @@ class Registry:
         return member.lifecycle.move(MemberTrigger.HEARD)
 
     def heartbeat(self, member: Member, message: Heartbeat, now_ns: int, *, running: bool, rests: bool) -> None:
-        """What the agent says of itself. running: its load may run, so the worst figures count. rests: its worker
+        """The agent reports its state. running: its load may run, so the worst figures count. rests: its worker
         processes have ended."""
         member.reported = message.state
         if message.offset_ns is not None:
@@ -222,7 +222,7 @@ class Registry:
         member.renewed_ns = now_ns
 
     def progress(self, member: Member, message: Preparing, now_ns: int) -> None:
-        """It has come this far, and completed all earlier steps."""
+        """It reports progress, and has completed all earlier steps."""
         for step in list(PreparationStep)[: list(PreparationStep).index(message.step)]:
             if step in member.steps:
                 member.steps[step] = msgspec.structs.replace(member.steps[step], done=member.steps[step].total)

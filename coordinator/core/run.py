@@ -1,4 +1,4 @@
-"""What a coordinator does about each event of a run. Pure: events and the time in, actions out.
+"""Decides what a coordinator does about each event of a run. Pure: events and the time in, actions out.
 
 `coordinator.core.transitions` has the phases of a run and their reasons, `coordinator.core.conversation` the answers to
 agents, and `coordinator.core.waiting` the agents that a run waits for at its end.
@@ -60,22 +60,22 @@ from coordinator.journal.records import (
 START_AHEAD_NS = 600_000_000
 """How far ahead the start instant lies: time for the message and for each agent to wake its workers."""
 COUNT_WAIT_NS = 60 * NS_PER_S
-"""How long the server's counters are waited for; the report can do without them."""
+"""How long a run waits for the server's counters; a report can do without them."""
 CLOCK_RTT_NS = NS_PER_S // 5
 CLOCK_WAIT_NS = 3 * NS_PER_S
-"""Clocks are known to half of a round trip. One that was measured while either side was held up is bettered by the next
-heartbeats, and waited for so long; a network that is slow is not."""
+"""A clock estimate is exact to half of a round trip. If either side stalled meanwhile, the next heartbeats improve it:
+a start waits up to CLOCK_WAIT_NS for a round trip of at most CLOCK_RTT_NS, but not longer for a slow network."""
 DEAF_NS = NS_PER_S
-"""Ticks further apart than this: our process was stopped, and read no messages meanwhile."""
+"""If ticks are further apart than this, our process was stopped, and has not read messages meanwhile."""
 DISMISS_NS = 3 * NS_PER_S
 """How long agents have to answer their dismissal."""
 AfterLoad = CountersRead | CleanedUp
-"""What is written down once the load is over: the second reading of the server's counters, and what was deleted."""
+"""Records after the load: the second reading of the server's counters, and the clean-up."""
 _COUNTS = {Phase.COUNTING: Reading.BEFORE, Phase.SETTLING: Reading.AFTER}
 
 
 class Run:
-    """One run. `state` is there to be shown; `handle` is the one way in."""
+    """One run. `handle` is the only method that changes it; views read `state`."""
 
     def __init__(
         self, setup: Setup, now_ns: int, written: Aggregate | None = None, state: RunState | None = None
@@ -99,7 +99,7 @@ class Run:
         self._after: frozenset[type[AfterLoad]] = frozenset()
 
     def handle(self, event: RunEvent, now_ns: int) -> list[Action]:
-        """What to do about it, in order. now_ns: this host's monotonic clock."""
+        """Return what to do about an event, in order. now_ns: this host's monotonic clock."""
         if self.state.phase is Phase.CLOSED:
             return []
         if self.state.phase is Phase.DISMISSING:
@@ -109,7 +109,7 @@ class Run:
                 before = self._stands(envelope, now_ns)
                 actions = self._talk.received(routing_id, envelope, now_ns)
                 if before is not None and before == self._stands(envelope, now_ns):
-                    return actions  # a look at every agent for each of their messages would cost a large fleet dearly
+                    return actions  # walking over all agents for each message would take a large fleet too much CPU
             case LocalAgentExited():
                 actions = self._local_agent_exited(event, now_ns)
             case Counted(record):
@@ -127,8 +127,8 @@ class Run:
         return [*actions, *self._advance(now_ns)]
 
     def _stands(self, envelope: Envelope, now_ns: int) -> tuple[object, ...] | None:
-        """How its sender stands, as far as a heartbeat or a frame can change what the phase depends on; ticks see to
-        what time changes, and to everything in a large fleet. None for other messages, and for strangers."""
+        """The facts about the sender that can move the phase, as far as a heartbeat or a frame can change them. Ticks
+        handle what time changes, and everything in a large fleet. None for other messages and unknown senders."""
         if len(self.state.registry) > LARGE_FLEET:
             return ()
         member = self.state.registry.find(envelope.incarnation)
@@ -150,9 +150,9 @@ class Run:
         written: Aggregate | None = None,
         ended: bool = False,
     ) -> Run:
-        """A run that goes on where a killed coordinator stopped, as its journal says. Agents that are not heard of
-        within the usual time are lost. after: what the journal has already of what follows the load. ended: the run has
-        its end, and only results that agents kept are collected."""
+        """A run that continues where a killed coordinator stopped, as its journal says. Agents that stay silent are
+        lost. after: the journal's records after the load. ended: the run has ended, and only collects results that
+        agents kept."""
         written = written or Aggregate()
         stopped = any(stop.what is not StopKind.CLEAN_UP for stop in written.stops)
         phase = Phase.COLLECTING if ended else Phase.DRAINING if stopped else Phase.RUNNING
@@ -175,7 +175,7 @@ class Run:
         return run
 
     def _take_up(self, stop: StopDecided) -> None:
-        """What a coordinator before us decided stands."""
+        """Apply a decision of an earlier coordinator."""
         self._leaves_keys = self._leaves_keys or stop.what is not StopKind.LOAD
         if stop.what is StopKind.CLEAN_UP:
             return
@@ -196,14 +196,14 @@ class Run:
             if self.state.phase is not Phase.GATHERING:
                 if member is not None:
                     self.state.registry.forget(member)
-                return []  # others came first, and it was not needed
+                return []  # it stood by
             return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code, now_ns)
-        return self._talk.leave(member, how, now_ns)  # its worker processes were killed with it
+        return self._talk.leave(member, how, now_ns)  # its worker processes were killed too
 
     # -- phases
 
     def _advance(self, now_ns: int) -> list[Action]:
-        """Move on as far as the agents' states allow."""
+        """Move to the next phase if the agents' states allow it."""
         match self.state.phase:
             case Phase.GATHERING:
                 return self._gather(now_ns)
@@ -234,8 +234,7 @@ class Run:
         return [*actions, *(self._talk.stand_by(member) for member in others)]
 
     def _given_up_by_agents(self, now_ns: int) -> list[Action]:
-        """Before the start, an agent that fails ends the run, and so does one that is lost without a standby: nothing
-        has been done yet."""
+        """Before the start, an agent that fails ends the run, and so does one that is lost without a standby."""
         if self.state.failure is not None:
             return self._give_up(*self.state.failure, now_ns)
         actions: list[Action] = []
@@ -311,7 +310,7 @@ class Run:
         if collected:
             return [*actions, *self._closed(Trigger.ALL_OVER, now_ns)]
         self.state.move(Trigger.ALL_OVER, now_ns)
-        # What deleted keys before us is in the server's counters by now: the earlier reading is the right one.
+        # The counters now include the commands of an earlier clean-up: keep the reading from before it.
         cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
         if cleans and CountersRead in self._after:
             return [*actions, *self._settled(now_ns)]
@@ -335,8 +334,8 @@ class Run:
         return self._stop(text, FleetError.exit_code, now_ns)
 
     def _notice_lost(self, now_ns: int) -> list[Action]:
-        """At ticks only: a tick follows what has come in the meantime, so that a coordinator which was itself held up
-        does not take its agents for silent."""
+        """At ticks only. A tick comes after all waiting messages, so agents are not silent if the coordinator itself
+        stalled."""
         actions: list[Action] = []
         for member in self.state.registry.newly_silent(now_ns):
             silent_s = (now_ns - member.heard_ns) / NS_PER_S
@@ -344,7 +343,7 @@ class Run:
         return actions
 
     def _tick(self, now_ns: int) -> list[Action]:
-        """Every wait has a bound; these are the bounds."""
+        """What follows when a wait exceeds its limit."""
         fleet = self.state.setup.plan.fleet
         deaf_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
         if deaf_ns > DEAF_NS:
@@ -362,7 +361,7 @@ class Run:
                 text = f"not prepared, and without progress for {fleet.prepare_s}: {listed(late)}"
                 return self._give_up(text, FleetError.exit_code, now_ns)
             case Phase.COUNTING | Phase.SETTLING if in_phase_ns > COUNT_WAIT_NS:
-                text = f"the server did not tell its counters within {COUNT_WAIT_NS // NS_PER_S} s"
+                text = f"the server did not report its counters within {COUNT_WAIT_NS // NS_PER_S} s"
                 record = CountersRead(when=_COUNTS[self.state.phase], error=text, unreachable=True)
                 return self._counted(record, now_ns)
             case Phase.PREPARING | Phase.COUNTING:
@@ -375,7 +374,7 @@ class Run:
         return []
 
     def _late(self, now_ns: int) -> list[str]:
-        """Agents that are not ready, and have not come any further for too long."""
+        """Agents that are not ready, and have made no progress for too long."""
         since_ns = now_ns - self.state.setup.plan.fleet.prepare_s.ns
         return [
             member.agent_id
@@ -388,7 +387,7 @@ class Run:
             self.state.succeeded(now_ns)  # no agent is heard that could report an operation
         planned_end_ns = self._waiting.planned_end_ns
         if planned_end_ns is not None:
-            # A run that is resumed late, or one whose coordinator was held up, has its agents come back first.
+            # After a late resume, or a stall of the coordinator, agents first need time to come back.
             due_ns = max(planned_end_ns, self.state.phase_since_ns)
             return self._give_up_overdue("it did not end in time", due_ns, now_ns)
         if now_ns - self.state.success_ns > self._waiting.dead_target_ns:
@@ -452,7 +451,7 @@ class Run:
         return [*actions[:-1], *self._waiting.kept_elsewhere(), *dismissed, actions[-1]]
 
     def _dismissing(self, event: RunEvent, now_ns: int) -> list[Action]:
-        """Wait until agents know of the end. Results that still come are written, and then the end as it is now."""
+        """Wait until agents know of the end. Write results that still come, and then the end again."""
         actions: list[Action] = []
         if self._written.started is not None and self._written.closed is None:
             actions = self._end()
@@ -468,7 +467,7 @@ class Run:
         return actions
 
     def _end(self) -> list[Action]:
-        """The end of the run as it is now: its records, and `End` as the last action."""
+        """The current end of the run: its records, and `End` as the last action."""
         members = self.state.registry.taking_part()
         load_s = duration_s(members, self.state.t0_ns)
         after = self._counted_after or self._written.readings.get(Reading.AFTER)
@@ -484,8 +483,6 @@ class Run:
             if tallies[member.agent_id].end is None
         ]
         return [*again, Write(RunClosed(outcome=outcome, reason=text, duration_s=load_s)), End(code, text, outcome)]
-
-    # -- small change
 
     def _progress(self, progress: Progress) -> list[Action]:
         if progress == self._last_progress:

@@ -1,6 +1,6 @@
-"""What is known of a run. Pure.
+"""The state of a run. Pure.
 
-`coordinator.core.run` lends it to the parts that answer agents, wait for them and give their shares away. They read it;
+`coordinator.core.run` shares it with the parts that answer agents, wait for them and move their shares. They read it;
 every change is a method here, or of the registry.
 """
 
@@ -45,18 +45,18 @@ class RunState:
 
     @property
     def phase(self) -> Phase:
-        """Where the run is."""
+        """The phase of the run."""
         return self._lifecycle.state
 
     def move(self, trigger: Trigger, now_ns: int) -> bool:
-        """Go where the table says; whether it is not just a repeat. The one place that changes the phase."""
+        """Move to the next phase of the table; returns False for a repeat. Only this method changes the phase."""
         moved = self._lifecycle.move(trigger)
         if moved:
             self.phase_since_ns = now_ns
         return moved
 
     def deal(self, dealt: DealtPlan) -> None:
-        """The plan is dealt to agents."""
+        """The plan was dealt to agents."""
         self.dealt_plan = dealt
 
     def move_share(self, lost: Member, heir: Member, now_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""How a run begins: what it is begun with, who may take part, and what is written down of that. Pure."""
+"""How a run begins: its settings, which agents may take part, and the first record of its journal. Pure."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from coordinator.core.member import Member
 from coordinator.journal.records import RunOpened, TargetFacts
 
 SLOWEST_FRAME_S = 4
-"""Most seconds that an agent reports at once: a killed agent loses them, and the live view is late by as much."""
+"""Most seconds in a frame: a killed agent loses them, and the live view is late by the same time."""
 SLOW_HEARTBEAT_LEASE_NS = 10 * NS_PER_S
-"""With a shorter lease, heartbeats come each second whatever the size of the fleet."""
+"""With a shorter lease, heartbeats come each second even in a large fleet."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Setup:
 
     @cached_property
     def pace(self) -> Pace:
-        """How often agents report: in a large fleet more seldom, because each message costs CPU time."""
+        """How often agents report: less often in a large fleet, because each message takes CPU time."""
         frame_s = min(SLOWEST_FRAME_S, -(-self.expected // self.agents_each_second))
         slow = frame_s > 1 and self.plan.fleet.lease_s.ns >= SLOW_HEARTBEAT_LEASE_NS
         return Pace(frame_s=max(1, frame_s), heartbeat_s=2 if slow else 1)
 
 
 MOST_PROCESSES = 4096
-"""More worker processes than any machine can use: pools are dealt by them, so that their number must be bounded."""
+"""More worker processes than any machine can use. Pools are dealt by processes, so an agent must not claim more."""
 
 
 def negotiated(hello: Hello) -> int | None:
@@ -67,7 +67,7 @@ def negotiated(hello: Hello) -> int | None:
 
 
 def refusal(hello: Hello) -> str | None:
-    """Why an agent is refused, and what would help; None for one that is welcome."""
+    """Why an agent is refused, with a remedy; None for one that is welcome."""
     if negotiated(hello) is None:
         return (
             f"it speaks protocol {hello.protocol_min} to {hello.protocol_max} (version {hello.version[:64]}), "
@@ -85,11 +85,11 @@ def is_quorum(fleet: Fleet, expected: int, ready: int, waited_ns: int) -> bool:
 
 
 def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Member]) -> str:
-    """Why a run that has waited long enough does not begin, and what would help."""
+    """Why a run that has waited long enough does not begin, with a remedy."""
     names = listed([member.agent_id for member in ready]) or "none"
     fit = {member.agent_id for member in ready}
     others = listed([member.agent_id for member in joined if member.agent_id not in fit])
-    unfit = f"{others} cannot take part: it is silent, or holds another run; " if others else ""
+    unfit = f"{others} cannot take part: silent, or at work for another run; " if others else ""
     at_least = f", or at least {setup.plan.fleet.at_least}," if setup.plan.fleet.at_least else ""
     return (
         f"expected {counted(setup.expected, 'agent')}{at_least} within {setup.plan.fleet.wait_s}, "
@@ -99,20 +99,20 @@ def agents_missing(setup: Setup, ready: Sequence[Member], joined: Sequence[Membe
 
 
 def preparing(members: Sequence[Member]) -> Progress:
-    """How far the agents are: in the first step that not all of them have come to the end of, or by agents."""
+    """Progress of the first step that some agent has not completed; without steps, the number of prepared agents."""
     prepared = sum(member.is_ready for member in members)
     shown = Progress("preparing agents (their worker processes start)", prepared, len(members))
     for step in PreparationStep:
-        told = [member.steps[step] for member in members if step in member.steps]
-        if total := sum(progress.total for progress in told):
-            shown = Progress(step.value, sum(progress.done for progress in told), total)
+        reports = [member.steps[step] for member in members if step in member.steps]
+        if total := sum(report.total for report in reports):
+            shown = Progress(step.value, sum(report.done for report in reports), total)
             if shown.done < total:
                 break
     return shown
 
 
 def dealt_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> list[str]:
-    """What there is to say once the plan is dealt to these agents."""
+    """Lines for the user when the plan is dealt to these agents."""
     return [
         *fewer_lines(setup, members),
         *ceiling_lines(dealt, setup.target),
@@ -121,7 +121,7 @@ def dealt_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> li
 
 
 def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:
-    """A note if the run goes on with fewer agents than it was to have."""
+    """A line if the run starts with fewer agents than expected."""
     if len(members) >= setup.expected:
         return []
     fleet = setup.plan.fleet
@@ -132,7 +132,7 @@ def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:
 
 
 def ceiling_lines(dealt: DealtPlan, target: TargetFacts) -> list[str]:
-    """The arithmetic of connections, shown before every run, and a warning where the server allows fewer."""
+    """The most connections that the run can open, and a warning if the server allows fewer."""
     lines = [connections_line(group) for group in dealt.plan.pools]
     if target.topology == "cluster":
         lines.append(

@@ -5,8 +5,8 @@ it has reported its end, or its process is gone, or it was silent for longer tha
 themselves (`coordinator.core.transitions`). Until then it may come back and go on; from then on it may only report.
 
     lost      the agent is silent, gone, or has ended its load early; nothing follows before it is fenced
-    free      it is fenced; the share waits for an agent that stands by, until the load ends
-    offered   one that stands by prepares it: opens its connections, but preloads nothing, because the keys are there
+    free      it is fenced; the share waits for a standby until the load ends
+    offered   a standby prepares it: it opens connections, but preloads nothing, because the keys exist
     taken     that agent is ready: the takeover is recorded, then it receives the start instant of the run, the instant
               from which it sends, and what is left of a number of requests
 
@@ -14,8 +14,8 @@ An agent that fails to prepare, or makes no progress for `fleet.prepare`, gives 
 a share over can be lost like any other. An agent that has had a share never gets another one: its frames are numbered
 through the run.
 
-Before the start nothing was sent: an agent that is lost then gives its share to one that stands by as it is, unless it
-may have preloaded part of it.
+Before the start no operation was sent: the share of an agent that is lost moves unchanged to a standby, unless the
+agent may have preloaded part of it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from coordinator.core.transitions import Phase
 from coordinator.journal.records import ShareTakenOver
 
 TAKE_AHEAD_NS = 600_000_000
-"""How far ahead the instant lies from which a share is taken over: time for the message and for waking the workers."""
+"""A takeover begins this much later: time for the message, and for waking the workers."""
 CHECK_JOURNAL_EVERY_NS = NS_PER_S // 10
 
 
@@ -72,14 +72,14 @@ class TakeOvers:
         return actions
 
     def are_pending(self, now_ns: int) -> bool:
-        """Whether a share is still to be carried on, and an agent is there that can."""
+        """Whether a share waits for a standby, and there is one."""
         if not self._is_wanted:
             return False
         waiting = [member for member in self._state.lost if self._is_open(member, now_ns)]
         return bool(waiting) and (bool(self._heirs) or self._standby(now_ns) is not None)
 
     def before_start(self, lost: Member, now_ns: int) -> list[Action]:
-        """Give the share of an agent that is lost before the start to one that stands by; nothing if that cannot be."""
+        """Move the share of an agent that is lost before the start to a standby; nothing if that is impossible."""
         standby = self._standby(now_ns)
         if self._state.phase is not Phase.PREPARING or self._state.setup.plan.workload.preload or standby is None:
             return []
@@ -105,8 +105,8 @@ class TakeOvers:
         return left is None or any(pool.operations for pool in left)
 
     def _standby(self, now_ns: int) -> Member | None:
-        """The first agent that stands by and has not failed of late. Of none, it is not looked again for a while: there
-        may be many agents, and many events."""
+        """The first standby that has not failed recently. After a search without a result, the next one comes a little
+        later, because there may be many agents and many events."""
         if self._looked_ns <= now_ns < self._looked_ns + CHECK_JOURNAL_EVERY_NS:
             return None
         standing_by = self._state.registry.standing_by(now_ns)
@@ -115,7 +115,7 @@ class TakeOvers:
         return found
 
     def _give(self, lost: Member, now_ns: int) -> list[Action]:
-        """Bring a share that is free one step further."""
+        """Take the next step for a free share."""
         heir = self._heirs.get(lost.agent_id)
         if heir is not None and (heir.state not in OFFERS or self._state.registry.find(heir.incarnation) is not heir):
             heir = None  # it has declined, or left
@@ -164,7 +164,7 @@ class TakeOvers:
         return [Write(record), Note(text, trouble=True, of_agent=True), *order]
 
     def _say(self, member: Member, what: str, text: str) -> list[Action]:
-        """Once for each share and step."""
+        """A line, once for each share and step."""
         if (member.agent_id, what) in self._said:
             return []
         self._said.add((member.agent_id, what))

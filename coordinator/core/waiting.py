@@ -1,4 +1,4 @@
-"""The agents that a run waits for at its end, for how long, and those that may still write to the target. Pure.
+"""Which agents a run waits for at its end, for how long, and which agents may still write to the target. Pure.
 `coordinator.core.transitions` has the rules and their reasons."""
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from coordinator.core.transitions import Phase
 from coordinator.journal.records import AgentOutcome
 
 AT_ONCE_NS = NS_PER_S
-"""A run that is stopped at once waits this long for agents that are heard: they cut their operations and report."""
+"""A run that is stopped at once waits this long for agents that are heard: they cancel operations and report."""
 PRELOAD_SILENCE_NS = 10 * NS_PER_S
-"""Silence after which a run gives an agent up that preloads."""
+"""Silence after which a run gives up an agent that preloads."""
 DEAD_TARGET_NS = 30 * NS_PER_S
-"""A run by number of requests never ends if no operation succeeds: it is given up after this long without success."""
+"""A run by number of requests cannot end while no operation succeeds: it is given up after this time."""
 DEAD_TARGET_INTERVALS = 10
-"""At a low rate, this many operations that were due and did not succeed are no accident."""
+"""At a low rate, a target is dead when this many operations in a row were due without a success."""
 _WRITES = (AgentState.PREPARING, AgentState.RUNNING, AgentState.DRAINING)
 _NO_FENCE = Fence(lease_ns=0, closing_ns=0, end_ns=None)
 
 
 class Waiting:
-    """Reads the state of the run, and keeps only the last line that it showed."""
+    """Reads the state of the run; its own state is only the last line that it showed."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
@@ -42,15 +42,14 @@ class Waiting:
 
     @property
     def preparing_patience_ns(self) -> int:
-        """How long an agent that prepares may be silent: a link that was down for a moment must not cost a preload that
-        took an hour."""
+        """How long an agent may be silent while it prepares. A short network failure must not end a long preload."""
         plan = self._state.setup.plan
         preload_ns = max(LOST_AFTER_NS, min(PRELOAD_SILENCE_NS, plan.fleet.lease_s.ns))
         return preload_ns if plan.workload.preload else LOST_AFTER_NS
 
     @property
     def dead_target_ns(self) -> int:
-        """How long a load without an end may go on without a success."""
+        """How long a load without an end may continue without a success."""
         rate_per_s = self._line.legs[-1].to_per_s
         return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
 
@@ -63,7 +62,7 @@ class Waiting:
         return Fence(lease_ns=fleet.lease_s.ns, closing_ns=fleet.drain_s.ns + OVERTIME_NS, end_ns=self.planned_end_ns)
 
     def is_over(self, now_ns: int) -> bool:
-        """Whether the run waits for nobody any more."""
+        """Whether the run waits for no agent any more."""
         fence = self.fence
         if not all(member.is_over(now_ns, fence) for member in self._state.registry.taking_part()):
             self._ours_over_ns = None
@@ -84,8 +83,8 @@ class Waiting:
         return (*ours, *self._others_at_work())
 
     def overdue(self, due_ns: int, now_ns: int) -> list[Member]:
-        """Agents that are heard, and should have ended their load long since. due_ns: when they had to begin to. One
-        that was cut off begins when it is back, once."""
+        """Agents that are heard although their load should have ended. due_ns: when they had to begin to end it; an
+        agent that was cut off begins when it is back, once."""
         closing_ns = self._state.setup.plan.fleet.drain_s.ns + OVERTIME_NS
         if now_ns <= due_ns + closing_ns:
             return []
@@ -98,7 +97,7 @@ class Waiting:
         ]
 
     def said(self, now_ns: int, *, interrupts: int) -> list[Action]:
-        """A line for the person, when only agents that are silent are waited for. interrupts: so far."""
+        """A line for the user when the run waits only for silent agents. interrupts: how many so far."""
         members = self._state.registry.taking_part()
         end_ns, fence = self.planned_end_ns, self.fence
         is_due = self._state.phase is not Phase.RUNNING or end_ns is None or now_ns >= end_ns
@@ -131,7 +130,7 @@ class Waiting:
         return [Note(text, trouble=True)]
 
     def ended_with_us(self, written: Aggregate) -> list[Action]:
-        """Local agents end with this coordinator: what one has not reported at the end of the run is lost."""
+        """Local agents end with this coordinator, so results that one has not reported by now are lost."""
         setup, registry = self._state.setup, self._state.registry
         actions: list[Action] = []
         for member in registry.taking_part():
@@ -146,7 +145,7 @@ class Waiting:
         return actions
 
     def kept_elsewhere(self) -> list[Action]:
-        """A line on agents that may keep results which this run ends without."""
+        """A line about agents that may keep results which this run does not have."""
         members = [member for member in self._state.registry.taking_part() if member.final is None]
         kept = ", ".join(member.agent_id for member in members if member.state is not MemberState.LEFT)
         if not kept:
@@ -156,7 +155,7 @@ class Waiting:
         return [Note(f"no results of {kept}: while it runs, {collects} (for {keep_s:g} s)", trouble=True)]
 
     def _others_at_work(self) -> tuple[str, ...]:
-        """Agents that take no part, but still work for a run before this one."""
+        """Agents that take no part, but still work for another run."""
         return tuple(
             member.agent_id for member in self._state.registry if not member.takes_part and member.reported in _WRITES
         )

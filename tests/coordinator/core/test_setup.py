@@ -97,7 +97,7 @@ def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:
     two = members("a", "b")
     setup = setup_for(fleet_plan(), expected=3)
     assert agents_missing(setup, two[:1], two) == (
-        "expected 3 agents within 1m, got 1 (a); b cannot take part: it is silent, or holds another run; "
+        "expected 3 agents within 1m, got 1 (a); b cannot take part: silent, or at work for another run; "
         "start them with `agent join 127.0.0.1:5555`, or wait longer with --wait"
     )
     assert agents_missing(setup, [], []).startswith("expected 3 agents within 1m, got 0 (none); start them")
