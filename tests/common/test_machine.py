@@ -44,10 +44,10 @@ def test_usable_cores_are_no_more_than_a_quota_allows(
 
 
 def test_a_boot_has_a_stable_id_even_if_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = boot_id()
-    assert told == boot_id() != ""
+    found = boot_id()
+    assert found == boot_id() != ""
     monkeypatch.setattr("common.machine._BOOT_ID", Path("/nowhere/boot_id"))
-    assert boot_id() == boot_id() != told
+    assert boot_id() == boot_id() != found
     assert this_host() in boot_id()
 
 

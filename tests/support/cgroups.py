@@ -17,8 +17,9 @@ _MOUNTED = (Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup/cpu,cpuacct"), Path
 
 @contextmanager
 def quota_group(cores: float) -> Iterator[Path]:
-    """A group that allows so many cores, for processes to join by `cgroup.procs`; gone when they are. Skips where none
-    can be made: that takes root, and a machine that lends its groups out, as few containers do."""
+    """A control group with a quota of this many cores. Processes join it through `cgroup.procs`.
+
+    Skips the test if the machine allows no new groups: that takes root, and most containers forbid it."""
     try:
         group = _made(cores)
     except OSError as error:
@@ -30,7 +31,7 @@ def quota_group(cores: float) -> Iterator[Path]:
 
 
 def set_quota(group: Path, cores: float) -> None:
-    """Allow so many cores from now on."""
+    """Change the quota to this many cores."""
     quota_us = round(cores * _PERIOD_US)
     if (group / "cpu.cfs_quota_us").exists():
         (group / "cpu.cfs_quota_us").write_text(str(quota_us))

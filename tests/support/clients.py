@@ -20,7 +20,7 @@ NoFiles: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 @contextmanager
 def without_files() -> Iterator[None]:
-    """Within it, this process can open no file more."""
+    """A context in which this process cannot open any more files."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:
@@ -30,7 +30,7 @@ def without_files() -> Iterator[None]:
 
 
 class Events:
-    """Everything that a client's connections went through, in order."""
+    """All events of a client's connections, in order."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, Any]] = []

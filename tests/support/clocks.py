@@ -6,7 +6,7 @@ import threading
 
 
 class ReadClock:
-    """A clock that stands still until it is set, and that tells when somebody has read it."""
+    """A clock that stands still until the test sets it. The test can wait for a reading."""
 
     def __init__(self, now_ns: int = 0) -> None:
         self.now_ns = now_ns
@@ -18,5 +18,5 @@ class ReadClock:
         return now_ns
 
     def await_reading(self) -> None:
-        """Return when it has been read once more than this was called. Raises AssertionError after ten seconds."""
-        assert self._reads.acquire(timeout=10.0), "nobody has read the clock"
+        """Wait for one more reading. Raises AssertionError after ten seconds."""
+        assert self._reads.acquire(timeout=10.0), "the clock was not read"

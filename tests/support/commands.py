@@ -1,4 +1,4 @@
-"""Our own commands, started as a user starts them: as processes, in a directory and with a home of their own."""
+"""The commands `coordinator` and `agent` as processes, with their own directory and home."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from common.clock import monotonic_ns
 from common.units import NS_PER_S
 
 PATIENCE_S = 60.0
-"""For what must happen, however busy the machine is."""
+"""Timeout of waits that must succeed on a busy machine, in seconds."""
 _POLL_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command that came to its end."""
+    """A command that has ended."""
 
     args: tuple[str, ...]
     returncode: int
@@ -30,7 +30,7 @@ class Finished:
 
 
 class Running:
-    """A command under way. What it says goes to files, so it never blocks for want of a reader."""
+    """A running command. Its output goes to files, so it never blocks on a reader."""
 
     def __init__(self, args: tuple[str, ...], process: subprocess.Popen[bytes], stdout: Path, stderr: Path) -> None:
         self.args, self.process = args, process
@@ -47,11 +47,11 @@ class Running:
         return self._stderr.read_text(errors="replace")
 
     def signal(self, number: int) -> None:
-        """Send the process itself, not its children, a signal."""
+        """Send a signal to the process and not to its children."""
         self.process.send_signal(number)
 
     def wait(self, timeout: float = PATIENCE_S) -> Finished:
-        """Its end. Raises AssertionError, with all it said, when it does not come in time."""
+        """Wait for its end. Raises AssertionError with its output after the timeout."""
         try:
             code = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -59,7 +59,7 @@ class Running:
         return Finished(self.args, code, self.stdout, self.stderr)
 
     def wait_for_text(self, text: str, timeout: float = PATIENCE_S) -> None:
-        """Until it has said `text`, on stdout or stderr. Raises AssertionError when it ends or time is up before."""
+        """Wait until `text` is on stdout or stderr. Raises AssertionError at the end of the command or the timeout."""
         give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
         while monotonic_ns() < give_up_ns:
             ended = self.process.poll() is not None
@@ -71,7 +71,7 @@ class Running:
         raise AssertionError(f"did not say {text!r} in {timeout:g}s: {self._story()}")
 
     def kill_tree(self) -> None:
-        """End it and all that it started; nothing to do when it has ended by itself."""
+        """End the command and all processes that it started, if it still runs."""
         if self.process.poll() is None:
             family = psutil.Process(self.process.pid).children(recursive=True)
             self.process.kill()
@@ -86,7 +86,7 @@ class Running:
 
 
 class CommandLine:
-    """Starts commands in `directory`, which also holds their home, their configuration and what they said."""
+    """Starts commands in `directory`, which also has their home, configuration and output."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -99,11 +99,11 @@ class CommandLine:
         self.environment |= {"HOME": str(home), "XDG_CONFIG_HOME": str(home / ".config"), "COLUMNS": "140"}
 
     def start(self, program: str, *args: str, **environment: str) -> Running:
-        """Start `coordinator` or `agent`, as installed beside this Python; keywords are further environment."""
+        """Start `coordinator` or `agent`, as installed beside this Python. environment: further variables."""
         return self._start((program, *args), (str(Path(sys.executable).parent / program), *args), environment)
 
     def start_shell(self, line: str, **environment: str) -> Running:
-        """Start what bash makes of a line."""
+        """Start a line of bash."""
         return self._start(("bash", line), ("bash", "-c", line), environment)
 
     def _start(self, command: tuple[str, ...], arguments: tuple[str, ...], environment: dict[str, str]) -> Running:
@@ -131,6 +131,6 @@ class CommandLine:
         return self.start("agent", *args, **environment).wait(timeout)
 
     def close(self) -> None:
-        """End whatever is still running, last started first."""
+        """End all running commands, the last one first."""
         for running in reversed(self.started):
             running.kill_tree()

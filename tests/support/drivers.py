@@ -1,4 +1,4 @@
-"""A target used as each driver and the coordinator use it, without agents and without load."""
+"""Reading and writing a target as each driver and the coordinator do, without agents and load."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common.redis_client.connections.connection_tracking import Unobserved
 from common.redis_client.wire_connections import PENDING, WOULD_BLOCK, InstancePools, SlotMap, WireConnection
 
 KEYS = tuple(f"key:{number}" for number in range(12))
-"""Of all three primaries of a cluster."""
+"""Keys of all three primaries of a cluster."""
 
 Reach = Callable[[Target], list[Any]]
 
@@ -28,7 +28,7 @@ def by_client(target: Target, events: ConnectionEvents | None = None) -> list[An
 
 
 def by_asyncio(target: Target, events: ConnectionEvents | None = None) -> list[Any]:
-    """The same by redis.asyncio."""
+    """As `by_client`, by redis.asyncio."""
 
     async def play() -> list[Any]:
         client = build_async_client(target, Pools(), events=events or Unobserved(), cancellation=Cancellation())
@@ -44,7 +44,7 @@ def by_asyncio(target: Target, events: ConnectionEvents | None = None) -> list[A
 
 
 def by_wire(target: Target, events: ConnectionEvents | None = None) -> list[Any]:
-    """The same over connections as the wire driver opens them."""
+    """As `by_client`, over connections of the wire driver."""
     with (
         closing(SlotMap(target)) as primaries,
         closing(InstancePools(target, Pools(), events=events or Unobserved(), cancellation=Cancellation())) as pools,
@@ -60,8 +60,8 @@ def by_wire(target: Target, events: ConnectionEvents | None = None) -> list[Any]
 
 
 def by_coordinator(target: Target) -> list[Any]:
-    """The same as far as the coordinator goes: each node is asked how many keys it has. Returns KEYS' values where
-    these are as many as primaries have, so that a writer has to come first."""
+    """Ask each node for its number of keys, as the coordinator does. Returns as many values of KEYS as the primaries
+    have keys; so another function must write first."""
     sizes = []
     for node in nodes_of(target):
         with open_node_client(target, node) as client:
@@ -70,7 +70,7 @@ def by_coordinator(target: Target) -> list[Any]:
 
 
 def ask_link(link: WireConnection, *commands: list[str]) -> list[Any]:
-    """The replies to commands on a connection whose socket is ours."""
+    """Send commands on a wire connection. Returns the replies."""
     sock, notes = link.open(), list[Any]()
     reader, replies = link.reader(notes), list[Any]()
     for command in commands:
@@ -88,4 +88,4 @@ def ask_link(link: WireConnection, *commands: list[str]) -> list[Any]:
 
 WRITTEN = [key.encode() for key in KEYS]
 EVERY_WAY: tuple[Reach, ...] = (by_client, by_asyncio, by_wire, by_coordinator)
-"""By which a target is reached; the last only reads."""
+"""All ways to reach a target. The last one only reads."""

@@ -175,7 +175,7 @@ class ClusterGroup(Group):
                 self.at(to).execute_command("CLUSTER SETSLOT", slot, "STABLE")
 
     def flush(self) -> None:
-        """No keys, and counters from nothing."""
+        """Delete all keys and reset all counters."""
         for port in self.primaries:
             self.at(port).flushall()
         for port in self.ports:
@@ -241,7 +241,7 @@ class SentinelGroup(Group):
         return old, new
 
     def flush(self) -> None:
-        """No keys, and counters from nothing."""
+        """Delete all keys and reset all counters."""
         self.at(self.primary).flushall()
         for port in self.ports[:2]:
             self.at(port).config_resetstat()

@@ -1,4 +1,4 @@
-"""What a test may not leave behind: processes, threads, sockets, temporary files."""
+"""A check for leaks: processes, threads, sockets and temporary files that a test leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A listener and dialers that come and go, read by hand."""
+"""A listener and dialers for tests that read them step by step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLIENT = CurveClient(AGENT, COORDINATOR.public)
 
 
 class Bench:
-    """One listener, and dialers that come and go. All of them are read whenever something is waited for."""
+    """One listener and several dialers. Each wait reads from all of them."""
 
     def __init__(self, stack: ExitStack, curve: CurveServer | None, endpoint: str = "") -> None:
         self._stack = stack
@@ -35,11 +35,11 @@ class Bench:
 
     @property
     def heard(self) -> list[bytes]:
-        """What the listener received, from whomever."""
+        """All messages that the listener received."""
         return [data for _, data in self.received]
 
     def answer(self, said: bytes, data: bytes) -> bool:
-        """Answer the sender of this message; whether the listener accepted the answer."""
+        """Answer the sender of this message. Returns whether the listener accepted the answer."""
         routing_id = next(routing_id for routing_id, heard in self.received if heard == said)
         return self.listener.send(routing_id, data)
 
@@ -56,7 +56,7 @@ class Bench:
         del self.events[dialer]
 
     def listen_again(self, curve: CurveServer | None) -> None:
-        """Another listener at the same address, as after a restart of the coordinator."""
+        """Replace the listener by another one at the same address, as a restart of the coordinator does."""
         endpoint = self.listener.endpoint
         self._poller.forget(self.listener)
         self.listener.close()
@@ -73,7 +73,7 @@ class Bench:
             self.answers[dialer] += dialer.receive()
 
     def until(self, is_so: Callable[[], T]) -> T:
-        """Wait until this is so, or the test fails."""
+        """Wait until the condition is true. Fails the test after a timeout."""
         give_up_s = time.monotonic() + PATIENCE_S
         while not (found := is_so()):
             assert time.monotonic() < give_up_s, (self.events, self.heard, self.listener.count_refused())

@@ -1,4 +1,4 @@
-"""A subscriber of each driver, on a thread and on a loop, for the same tests."""
+"""The subscribers of both drivers behind one interface, on a thread and on a loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QUICK = Retry(retries=3, backoff=BackoffKind.NONE)
 
 
 class Listening:
-    """A subscriber at a target, and all that it received."""
+    """A subscriber of a target, and all messages that it received."""
 
     subscriber: Any
 
@@ -48,11 +48,11 @@ class Listening:
         return kind("subscriber", client, *self._settings, reader, self.record, self.complaints.append)
 
     def subscribe(self, *names: bytes) -> list[list[Any]]:
-        """The confirmations of these channels, sharded ones in a cluster, each asked for after the one before."""
+        """Subscribe to these channels one by one; in a cluster to sharded ones. Returns the confirmations."""
         return [self._result(self.subscriber.subscribe, f"{self._sharded}SUBSCRIBE", name) for name in names]
 
     def publish(self, name: bytes) -> int:
-        """By the subscriber's own client, one message of the run; to how many."""
+        """Publish one message of the run with the subscriber's client. Returns the number of receivers."""
         message = self._writer.write(bytes(HEADER_BYTES), 1)
         receivers: int = self._result(self._client.execute_command, f"{self._sharded}PUBLISH", name, message)
         return receivers
@@ -62,20 +62,20 @@ class Listening:
 
     @property
     def metrics(self) -> DeliveryMetrics:
-        """Of all messages until now."""
+        """Metrics of all messages so far."""
         self._taken.append(add_up(self.record.take()))
         return merge_deliveries(self._taken)
 
     def events(self) -> list[EventKind]:
-        """What happened to connections since the last call."""
+        """Connection events since the last call."""
         return [kind for _, kind, *_ in self.log.take() if kind is not EventKind.TRIED]
 
     def ends(self) -> None:
-        """It has come to its end, or will soon."""
+        """Wait for its end."""
         wait_until(lambda: not self.subscriber.is_alive, "its end", 5)
 
     def close(self) -> None:
-        """Cut it off, if it has not come to its end. Nothing has gone wrong, and nothing is left."""
+        """Cut it if it still runs. Checks that it had no error and leaves nothing behind."""
         self.cancellation.cancel()
         self.subscriber.cut()
         self.ends()
@@ -90,7 +90,7 @@ class Listening:
 
 
 class OnThread(Listening):
-    """Of a worker thread."""
+    """The subscriber of worker threads."""
 
     def _build(self) -> None:
         self._client = build_client(self._target, Pools(), events=self.log, cancellation=self.cancellation)
@@ -101,7 +101,7 @@ class OnThread(Listening):
 
 
 class OnLoop(Listening):
-    """Of a worker task. Complaints of its loop, such as a task that was never ended, count as complaints."""
+    """The subscriber of worker tasks. Errors of its event loop, such as a pending task, count as complaints."""
 
     def _build(self) -> None:
         self._loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Event loops in tests: let the others have their turn, without waiting for time to pass."""
+"""Event loops in tests: let other tasks run without waiting for time to pass."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 class OthersTurn:
-    """Awaited, it lets everybody else on the loop go on once."""
+    """Awaiting it lets all other tasks of the loop run once."""
 
     def __await__(self) -> Iterator[None]:
         yield
 
 
 async def begun(what: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-    """A task that has come as far as it can."""
+    """Start a task and let it run until it waits."""
     task = asyncio.create_task(what)
     for _ in range(3):
         await OthersTurn()

@@ -48,7 +48,7 @@ class Mutator:
         return self._value(_described(kinds))
 
     def mutated(self, plain: Any) -> Any:
-        """The same with something in it replaced, left out, added or swapped."""
+        """The message with a value replaced, removed, added or swapped."""
         places = list(_places(plain))
         if not places:
             return self._anything()
@@ -66,7 +66,7 @@ class Mutator:
         return plain
 
     def damaged(self, data: bytes) -> bytes:
-        """The same with some bytes flipped, or cut off, or repeated."""
+        """The bytes with some of them flipped, cut off or repeated."""
         if not data:
             return data
         if self._draw.random() < 0.3:
@@ -157,7 +157,7 @@ def _described(kinds: Any) -> Any:
 
 
 def _places(plain: Any, depth: int = 0) -> list[tuple[Any, Any]]:
-    """Every (container, key) in it."""
+    """Every (container, key) in the data."""
     found: list[tuple[Any, Any]] = []
     items = plain.items() if isinstance(plain, dict) else enumerate(plain) if isinstance(plain, list) else ()
     for key, value in items:

@@ -1,4 +1,4 @@
-"""Plans in few words."""
+"""Plans for tests, in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from common.plan.schema import Command, Fleet, Load, Plan, Pools, Target, Worklo
 
 
 def plan_for(target: Target, *commands: str, **workload: Any) -> Plan:
-    """A plan with these commands, alike in weight; keywords are further fields of its workload."""
+    """A plan with these commands at equal weight; keywords are further fields of its workload."""
     return Plan(
         target=target,
         workload=Workload(commands=tuple(Command(command=command) for command in commands or ("GET",)), **workload),

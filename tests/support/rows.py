@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def rows_of(*rows: Row) -> Rows:
-    """These rows, as a record takes them; each of one operation."""
+    """These rows as a record returns them, each of one operation."""
     record = ThreadRecord()
     for row in rows:
         record.add(row.packed())
@@ -36,7 +36,7 @@ def rows_of(*rows: Row) -> Rows:
 
 
 def named(rows: Rows, t0_ns: int = 0) -> list[Row]:
-    """The same rows, with names; times from `t0_ns`."""
+    """The rows with named columns; times from `t0_ns`."""
     return [Row(ended_ns - t0_ns, *others) for ended_ns, *others in rows.tolist()]
 
 

@@ -1,4 +1,4 @@
-"""A coordinator and agents as people start them by hand, and what their runs leave behind."""
+"""Coordinators and agents as processes, and the files of their runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout_s: float = PATIENCE_S, *said: Running) -> T:
-    """The condition's value as soon as it is true. Raises AssertionError, with what was said, when time is up."""
+    """Wait for a true value and return it. Raises AssertionError with the output of `said` after the timeout."""
     give_up_ns = monotonic_ns() + int(timeout_s * NS_PER_S)
     never = threading.Event()
     while not (value := condition()):
@@ -42,14 +42,14 @@ def wait_until(condition: Callable[[], T], what: str, timeout_s: float = PATIENC
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A coordinator that came to its end, and its run's folder."""
+    """A coordinator that has ended, and its run folder."""
 
     finished: Finished
     folder: Path
 
     @property
     def code(self) -> int:
-        """What it exited with."""
+        """The exit code."""
         return self.finished.returncode
 
     @property
@@ -59,16 +59,16 @@ class Outcome:
 
     @property
     def journal(self) -> Aggregate:
-        """What the journal says, folded."""
+        """The folded journal."""
         return fold(read_journal(self.folder / JOURNAL_FILE))
 
 
 RUN_FOLDER = "run folder: "
-"""What a coordinator's last but one line begins with."""
+"""The beginning of the second last line of a coordinator."""
 
 
 class Fleet:
-    """Starts coordinators at one address, and agents that join it. `commands` ends what is left of them."""
+    """Starts coordinators at one address, and agents that join there. `commands` ends them."""
 
     def __init__(self, commands: CommandLine) -> None:
         self.commands = commands
@@ -78,7 +78,7 @@ class Fleet:
 
     @property
     def token(self) -> Path:
-        """The token file that everybody uses who is not told of another."""
+        """The default token file."""
         return default_token_path(self.commands.environment)
 
     @property
@@ -101,7 +101,7 @@ class Fleet:
         return self.commands.start("agent", "join", self.endpoint, "--name", name, "--processes", str(processes), *args)
 
     def end(self, coordinator: Running, timeout: float = PATIENCE_S) -> Outcome:
-        """Its end, and its run's folder."""
+        """Wait for the end of a coordinator."""
         finished = coordinator.wait(timeout)
         # What it says itself: another coordinator's run may have ended since.
         said = [line for line in finished.stderr.splitlines() if line.startswith(RUN_FOLDER)]
@@ -113,14 +113,14 @@ class Fleet:
         return self.end(self.commands.start("coordinator", "start", *args), timeout)
 
     def journal(self) -> Aggregate:
-        """What the last run's journal says so far; empty as long as there is none."""
+        """The journal of the last run so far; empty if there is none."""
         for folder in self.runs[-1:]:
             if (folder / JOURNAL_FILE).exists():
                 return fold(read_journal(folder / JOURNAL_FILE))
         return Aggregate()
 
     def until_loading(self, seconds: int = 1) -> None:
-        """Until the coordinator has accepted that many seconds of the run of every agent."""
+        """Wait until the coordinator has accepted this many seconds of the run from every agent."""
         wait_until(
             lambda: self.journal().complete_through >= seconds - 1 and self.journal().seconds,
             "load",
@@ -130,8 +130,7 @@ class Fleet:
 
 
 def free_port() -> int:
-    """A free port, below those that the system gives to outgoing connections, which would take one before the
-    coordinator does."""
+    """A free port below the range for outgoing connections, which could take the port before the coordinator does."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as listener, contextlib.suppress(OSError):
@@ -156,19 +155,19 @@ def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
 
 
 def calls(client: redis.Redis) -> dict[str, int]:
-    """The server's own count of calls by command."""
+    """Calls that the server counted, by command."""
     stats: Any = client.info("commandstats")
     return {name.removeprefix("cmdstat_"): row["calls"] for name, row in stats.items()}
 
 
 def connections(client: redis.Redis, name: str = "stampede") -> int:
-    """How many connections with this client name the server counts."""
+    """The number of open connections with this client name."""
     listed: Any = client.client_list()
     return sum(row["name"] == name for row in listed)
 
 
 def tracebacks(directory: Path) -> Iterator[Path]:
-    """Whatever our commands said that has a traceback in it."""
+    """Output files of our commands that contain a traceback."""
     for path in sorted((directory / ".said").iterdir()):
         if "Traceback" in path.read_text(errors="replace"):
             yield path

@@ -1,4 +1,4 @@
-"""A server that answers as a small Redis does, but for those commands whose answers a test writes itself."""
+"""A server that answers as a small Redis does, except for commands whose answers the test sets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Self
 from coordinator.embedded import HOST
 
 Reply = bytes | None
-"""Bytes as they go over the wire; None: never."""
+"""Bytes of a reply; None: no reply."""
 
 
 def bulk(text: str) -> bytes:
@@ -49,7 +49,7 @@ class ScriptedServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         return f"redis://{HOST}:{self.port}"
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Targets of every shape for tests. Tests that need TLS are skipped where no server has it."""
+"""Targets of every shape. Tests with TLS are skipped if no server has it."""
 
 from __future__ import annotations
 

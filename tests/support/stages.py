@@ -1,4 +1,4 @@
-"""Loads of several legs, for tests of whatever follows a timeline."""
+"""Loads of several legs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether draws are from the distribution that they should be from."""
+"""Statistical tests of draws from a distribution."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.metrics.histogram import Ints
 Floats = npt.NDArray[np.float64]
 
 _FEWEST = 20.0
-"""Cells of which less is expected are added to their neighbour: chi-square is no measure of them."""
+"""Cells with a smaller expected count are joined to their neighbour: chi-square needs this much."""
 
 
 def fits(draws: Ints, cells: list[tuple[int, int]], shares: Floats) -> bool:
@@ -44,7 +44,7 @@ def _statistic(observed: Ints, expected: Floats) -> bool:
 
 
 def _limit(freedom: int) -> float:
-    """The statistic that is exceeded with the probability of four standard deviations (Wilson and Hilferty)."""
+    """The statistic at the probability of four standard deviations (approximation by Wilson and Hilferty)."""
     if freedom == 0:
         return 1e-9
     part = 2 / (9 * freedom)
@@ -52,8 +52,8 @@ def _limit(freedom: int) -> float:
 
 
 def zipf_shares(cells: list[tuple[int, int]], size: int, exponent: float) -> Floats:
-    """The probability of ranks first..last of 1..size for each cell: exact sums, and behind 10,000 the integral with
-    Euler and Maclaurin's correction, which is exact to ten digits there."""
+    """The probability of ranks first..last of 1..size for each cell: exact sums up to rank 10,000, then the integral
+    with the Euler-Maclaurin correction, exact to ten digits."""
     weights = np.array([_weight(first, last, exponent) for first, last in cells])
     return np.asarray(weights / _weight(1, size, exponent))
 
@@ -78,7 +78,7 @@ def _weight(first: int, last: int, exponent: float) -> float:
 
 
 def rank_cells(size: int) -> list[tuple[int, int]]:
-    """Ranks 1..size: the first thirty-two alone, then ever wider cells."""
+    """Cells of ranks 1..size: the first 32 ranks alone, then wider and wider cells."""
     edges = [*range(1, min(size, 32) + 1)]
     edge = 33
     while edge <= size:

@@ -1,4 +1,4 @@
-"""A terminal of one's own for a command, as a person has it: with a screen, a keyboard and Ctrl-C."""
+"""A pseudo-terminal for a command, with a screen, a keyboard and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Terminal:
-    """Runs one command, to be closed with `with`. Reads the screen only while somebody waits for it."""
+    """Runs one command; use it in a `with`. Reads the screen only during a wait."""
 
     def __init__(self, commands: CommandLine, program: str, *args: str) -> None:
         self._screen = b""
@@ -52,26 +52,26 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """All that was written to it so far."""
+        """All output so far."""
         return self._screen.decode(errors="replace")
 
     @property
     def settings(self) -> list[Any]:
-        """How the terminal is set: echo, line mode and the rest."""
+        """The settings of the terminal, such as echo and line mode."""
         return termios.tcgetattr(self._theirs)
 
     def type(self, keys: bytes) -> None:
-        """As if somebody pressed these keys."""
+        """Press these keys."""
         os.write(self._ours, keys)
 
     def hang_up(self) -> None:
-        """As if somebody closed the window."""
+        """Close the terminal window."""
         os.close(self._ours)
         os.close(self._theirs)
         self._is_open = False
 
     def wait_for_text(self, text: str, timeout: float = PATIENCE_S) -> None:
-        """Until it is on the screen. Raises AssertionError, with the screen, when it is not in time."""
+        """Wait for a text on the screen. Raises AssertionError with the screen after the timeout."""
         give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
         while text not in self.screen:
             ended = self.process.poll() is not None
@@ -81,7 +81,7 @@ class Terminal:
             assert monotonic_ns() < give_up_ns, f"did not show {text!r} in {timeout:g}s: {self.screen}"
 
     def wait(self, timeout: float = PATIENCE_S) -> int:
-        """Its exit code. Raises AssertionError, with the screen, when it does not end in time."""
+        """Wait for the exit code. Raises AssertionError with the screen after the timeout."""
         give_up_ns = monotonic_ns() + int(timeout * NS_PER_S)
         while self.process.poll() is None:
             assert monotonic_ns() < give_up_ns, f"not done after {timeout:g}s: {self.screen}"
@@ -94,7 +94,7 @@ class Terminal:
             try:
                 self._screen += os.read(self._ours, 65536)
             except OSError as error:
-                if error.errno == errno.EIO:  # nobody has the other side open any more
+                if error.errno == errno.EIO:  # the other side is closed
                     return
                 raise
 

@@ -15,7 +15,7 @@ from common.serde import from_builtins
 
 
 def mix_of(*commands: str | dict[str, Any], tag: int = 0, **workload: Any) -> CommandMix:
-    """A mix as a plan file has it. tag: keys per hash tag."""
+    """A mix from commands in the form of a plan file. tag: keys per hash tag."""
     listed = [{"command": command} if isinstance(command, str) else command for command in commands]
     return CommandMix(from_builtins({"commands": listed, **workload}, Workload), 1, tag)
 
@@ -28,7 +28,7 @@ def stream(
 
 
 def arguments_of(operations: Iterator[Operation], count: int = 2000) -> list[tuple[str | bytes, ...]]:
-    """The arguments of the next operations, whose sizes are checked."""
+    """The arguments of the next operations, after a check of their sizes."""
     found = []
     for _, arguments, size, _ in islice(operations, count):
         assert size == request_bytes(arguments)
@@ -37,7 +37,7 @@ def arguments_of(operations: Iterator[Operation], count: int = 2000) -> list[tup
 
 
 def answer(operation: Operation, reply: Any) -> Any:
-    """What the operation's reply leads to."""
+    """Give the operation its reply. Returns what the reply leads to."""
     on_reply = operation[3]
     assert on_reply is not None
     return on_reply(reply)

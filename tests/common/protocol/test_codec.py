@@ -160,7 +160,7 @@ def test_another_protocol_version_is_refused_except_where_two_sides_find_out_tha
         codec.decode_from_coordinator(codec.encode(enveloped(FinalAck()), version))
 
 
-# -- what nobody may say: a message with some of its fields replaced, as plain data
+# -- invalid messages: a message with some of its fields replaced, as plain data
 
 
 def forged(message: Any, **fields: Any) -> bytes:
@@ -305,7 +305,7 @@ def test_a_number_beyond_64_bits_cannot_be_sent() -> None:
 
 
 def refusal_of(decode: Callable[[bytes], object], data: bytes) -> None:
-    """Decode, and see to it that whatever is wrong is said in one line."""
+    """Decode, and check that every error is one line."""
     text = ""
     try:
         decode(data)

@@ -288,11 +288,11 @@ def test_each_repetition_of_a_command_is_reported_up_to_the_plans_number(cluster
 
 
 @pytest.mark.parametrize(
-    ("is_transaction", "retries", "told"), [(False, 0, 2), (False, 1, 4), (True, 0, 0), (True, 2, 2)]
+    ("is_transaction", "retries", "reported"), [(False, 0, 2), (False, 1, 4), (True, 0, 0), (True, 2, 2)]
 )
-def test_repetitions_of_a_batch_are_reported(cluster: Group, is_transaction: bool, retries: int, told: int) -> None:
-    # redis-py repeats each lost command of a pipeline once on its own, whatever the policy, and from there by the
-    # policy; a transaction it repeats as a whole.
+def test_repetitions_of_a_batch_are_reported(cluster: Group, is_transaction: bool, retries: int, reported: int) -> None:
+    # redis-py first repeats each lost command of a pipeline once, regardless of the policy, and then by the policy. It
+    # repeats a transaction as a whole.
     events = Events()
     with client_of(cluster, events, retry=Retry(retries=retries), socket_timeout_s=Seconds(0.2)) as client:
         client.execute_command("SET", "{paused}", "x")
@@ -307,7 +307,7 @@ def test_repetitions_of_a_batch_are_reported(cluster: Group, is_transaction: boo
             except redis.TimeoutError as error:
                 replies = [error, error]
             assert [type(reply) for reply in replies] == [redis.TimeoutError] * 2
-            assert len(events["retried"]) == told
+            assert len(events["retried"]) == reported
         finally:
             owner.ask("CLIENT", "UNPAUSE")
 

@@ -27,8 +27,8 @@ def group() -> Iterator[Group]:
 
 
 def target_of(group: Group, **settings: Any) -> Target:
-    told = {"url": group.url, "password": DATA, "sentinel": Sentinel(password=WATCH), "socket_timeout_s": Seconds(2.0)}
-    return Target(**{**told, **settings})
+    usual = {"url": group.url, "password": DATA, "sentinel": Sentinel(password=WATCH), "socket_timeout_s": Seconds(2.0)}
+    return Target(**{**usual, **settings})
 
 
 def finding(target: Target) -> str:

@@ -122,8 +122,8 @@ def announced_as(cluster: Group, *settings: dict[str, str]) -> Iterator[None]:
     before = cluster.nodes[0].ask("CLUSTER", "SLOTS")
 
     def agreed() -> Any:
-        told = [sorted((row[0], row[2][:3]) for row in node.ask("CLUSTER", "SLOTS")) for node in cluster.nodes]
-        return told[0] if told[0] == told[1] == told[2] else None
+        seen = [sorted((row[0], row[2][:3]) for row in node.ask("CLUSTER", "SLOTS")) for node in cluster.nodes]
+        return seen[0] if seen[0] == seen[1] == seen[2] else None
 
     def have(each: Sequence[dict[str, str]], is_so: Callable[[], bool]) -> None:
         for node, values in zip(cluster.nodes, each, strict=True):

@@ -80,6 +80,7 @@ def test_requests_are_sent_in_order_through_a_socket_that_takes_parts(rooms: lis
     stage.begin()
     for _ in range(9 // batch):
         while stage.poller.files[sock.fd]:
+            assert sock.room == 0, "the poller reports only a socket that was full"
             sock.room = next(left, 10**9)
             stage.writable()
         sock.room = next(left, 10**9)
