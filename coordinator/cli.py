@@ -128,7 +128,9 @@ def start(
     resume: str | None, compare_drivers: bool, rounds: int | None, quiet: bool, hide_histogram: bool, yes_flush: bool,
     **flags: Any,
 ) -> int:  # fmt: skip
-    """Run a plan: wait for agents, start them at one instant, show the load, print a report.
+    """Run a plan and print its report.
+
+    The coordinator waits for the agents, starts them at one instant, and shows the load.
 
     Flags override the plan file, the file overrides STAMPEDE_... variables, and those override the profile.
     """
@@ -159,9 +161,9 @@ def start(
 @cli.command("plan", cls=PlanCommand)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
-    """Print the whole plan, its connections and each agent's share; start nothing.
+    """Print what would run; start nothing.
 
-    The output is a plan file, with the arithmetic in comments.
+    The output is a plan file with the whole plan. Comments show its connections and each agent's share.
     """
     with interruptible_imports():
         from common.machine import usable_cores

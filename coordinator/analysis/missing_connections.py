@@ -26,7 +26,7 @@ def missing_connections(run: Aggregate) -> Iterator[str]:
 
     The wire driver needs all of its connections, so every cause counts. The other drivers open a connection when a call
     needs one, and a connection that fails is a failed operation: a server that is down for a while is a result, not a
-    reason for doubt. For these drivers only connections count that a limit kept from opening (`_SHORTAGES`).
+    reason for doubt. For these drivers, only connections that a limit kept from opening count (`_SHORTAGES`).
     """
     if run.opened is None or not (missing := _missing(run, run.opened)):
         return

@@ -5,8 +5,8 @@ continue it. Pure.
     RunOpened                      the first reading of the counters: no load yet, the run can only be started again
     RunStarted, frames             the load
     the last agent's AgentEnded    the second reading of the counters
-    CountersRead(after)           the clean-up if the plan has one, or else the last record
-    CleanedUp                      the last record
+    CountersRead(after)            the clean-up; without a clean-up, the end
+    CleanedUp                      the end
 
 A running coordinator has a lock on the journal, and a coordinator that failed has written the reason. Otherwise the
 coordinator was killed, its machine went down, or its disk was full: the journal looks the same in these cases.

@@ -1,4 +1,4 @@
-"""Check a plan's commands against the target before anything starts, as far as only the target can.
+"""Check a plan's commands before the run, with what only the target knows.
 
 - Does the server know each command, and does the command take this many arguments? COMMAND INFO describes commands and,
   since Redis 7, subcommands. If the server refuses COMMAND INFO, nothing is checked.
