@@ -1,4 +1,4 @@
-"""The documentation held against the code and against itself: what it names exists, and its tables are up to date."""
+"""The documentation matches the code: what it names exists, and its tables are up to date."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def command_lines(text: str) -> Iterator[list[str]]:
-    """Every command line of ours that a text shows, as words, without redirections."""
+    """All command lines of our programs in a text, as words, without redirections."""
     for block in blocks(text, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(re.split(r" [<>|] ", line)[0], comments=True)
@@ -56,7 +56,7 @@ def command_lines(text: str) -> Iterator[list[str]]:
 
 
 def anchors(text: str) -> set[str]:
-    """The names of the headings of a page, as links say them."""
+    """The anchors of the headings of a page."""
     titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles}
 
@@ -77,27 +77,27 @@ def test_generated_tables_follow_the_code() -> None:
     assert pages == [], f"run scripts/docs --write, and commit {', '.join(pages)}"
 
 
-def test_every_meaning_is_of_a_key_that_the_summary_has() -> None:
+def test_every_described_key_is_in_the_summary() -> None:
     page = TEXTS["docs/reference/summary.md"]
     rows = [f"| `{key}` |" for meanings in SUMMARY.values() for key in meanings]
     assert [row for row in {*rows} if page.count(row) != rows.count(row)] == []
 
 
-def test_the_pages_of_the_site_are_those_of_its_menu() -> None:
+def test_the_menu_lists_all_pages_of_the_site() -> None:
     menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     named = [page for section in menu for pages in section.values() for page in pages]
     assert sorted(named) == sorted(str(page.relative_to(DOCS)) for page in PAGES)
 
 
 @pytest.mark.parametrize("page", ["architecture.md", "contributing.md"])
-def test_documents_of_the_root_are_pages_of_the_site_with_links_that_work(page: str) -> None:
+def test_documents_of_the_root_are_pages_of_the_site_with_working_links(page: str) -> None:
     text = on_page_markdown("", SimpleNamespace(file=SimpleNamespace(src_uri=page)))
     assert text.splitlines()[0] in TEXTS[page.upper().replace(".MD", ".md")]
     assert [link for link in links(text) if not (DOCS / link.partition("#")[0]).exists()] == []
 
 
 @pytest.mark.parametrize(("document", "longest"), [("README.md", 150), ("ARCHITECTURE.md", 200)])
-def test_what_is_read_first_is_short(document: str, longest: int) -> None:
+def test_the_first_documents_to_read_are_short(document: str, longest: int) -> None:
     assert len(TEXTS[document].splitlines()) <= longest
 
 
@@ -117,7 +117,7 @@ def test_every_link_and_every_file_that_a_document_names_exists(document: str) -
 
 
 @pytest.mark.parametrize("document", list(TEXTS))
-def test_every_command_line_of_a_document_is_understood(document: str) -> None:
+def test_every_command_line_of_a_document_is_valid(document: str) -> None:
     for program, name, *arguments in command_lines(TEXTS[document]):
         GROUPS[program].commands[name].make_context(name, arguments).close()
 
@@ -156,7 +156,7 @@ def test_every_plan_that_a_document_shows_is_valid(document: str, tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_variables")
-def test_the_plan_file_of_the_quickstart_and_the_flags_beside_it_say_the_same(
+def test_the_plan_file_and_the_flags_of_the_quickstart_are_the_same_plan(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = TEXTS["docs/quickstart.md"]
@@ -196,7 +196,7 @@ def test_the_readme_counts_commands_and_profiles() -> None:
     assert tuple(map(int, counts)) == (len(COMMANDS), len(profiles.names()))
 
 
-def test_the_changelog_speaks_of_the_version_at_hand() -> None:
+def test_the_changelog_has_the_current_version() -> None:
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     assert f"## [{version[1]}]" in TEXTS["CHANGELOG.md"]

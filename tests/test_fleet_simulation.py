@@ -1,4 +1,4 @@
-"""Whatever happens to a fleet, nothing counts twice, nothing is lost in silence, and everything comes to an end."""
+"""A simulated fleet under faults: nothing counts twice, nothing is lost silently, and every run ends."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ by_requests = st.fixed_dictionaries(
 
 
 def scenarios(
-    what_goes_wrong: st.SearchStrategy[Fault], most: int, loss: float, loads: st.SearchStrategy[dict[str, Any]]
+    possible_faults: st.SearchStrategy[Fault], most: int, loss: float, loads: st.SearchStrategy[dict[str, Any]]
 ) -> st.SearchStrategy[Scenario]:
     sizes = st.shared(st.integers(1, 4), key="agents")
     fleets = st.builds(
@@ -110,7 +110,7 @@ def scenarios(
         loss=st.sampled_from([0.0, loss]),
         repeats=st.sampled_from([0.0, 0.1]),
         slow=st.booleans(),
-        faults=st.lists(what_goes_wrong, max_size=most).map(tuple),
+        faults=st.lists(possible_faults, max_size=most).map(tuple),
     )
     return st.builds(lambda fleet, load: replace(fleet, **load), fleets, loads)
 
@@ -130,7 +130,7 @@ def accepted_by_agent(records: list[AnyRecord]) -> dict[str, list[FrameAccepted]
 
 
 def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
-    """Its order, and that it counts what was reported: all of it where an agent finished, never more."""
+    """Check the order of a journal, and its counts: all that a finished agent reported, and never more."""
     kinds = [type(record) for record in records]
     if not records:
         assert run_id not in world.ends or world.ends[run_id].outcome is None
@@ -166,13 +166,13 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     check_requests(world, records)
     cleaned = kinds[:first_end].count(CleanedUp)
     if world.scenario.cleans and RunClosed in kinds and RunStarted in kinds:
-        # Once, when all else is known; though it may have been begun before by a coordinator that was killed.
+        # Once, after all other records. A killed coordinator may have begun it before.
         assert cleaned == 1
         assert set(kinds[kinds.index(CleanedUp) + 1 : first_end]) <= {AgentEnded}
     else:
         assert cleaned <= world.scenario.cleans
     if kinds.count(CountersRead) > 2:
-        # The first reading after the load is the one without what was deleted since.
+        # Only the first reading after the load is free of the deletions.
         assert not world.deletions.get(run_id)
     preloaded = Preloaded.merge(facts.preloaded for facts in aggregate.opened.agents)
     if world.scenario.preloads:
@@ -195,8 +195,8 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
 
 
 def check_target(world: World, run_id: str, records: list[AnyRecord]) -> None:
-    """That the target's counters were read, and its keys were deleted, after the last operation of the run; or that the
-    record says who might still write. And that everything that was done is reported, where somebody is left to."""
+    """Check that counters were read and keys were deleted after the last operation, or that the record names agents
+    that may still write; and that all operations are reported if no agent died."""
     aggregate = fold(records)
     reading = aggregate.readings.get(Reading.AFTER)
     if reading is not None and not reading.error and not reading.writers:
@@ -209,8 +209,8 @@ def check_target(world: World, run_id: str, records: list[AnyRecord]) -> None:
 
 
 def check_requests(world: World, records: list[AnyRecord]) -> None:
-    """That a number of requests is exact, where every share came to its end: but for what an agent reported of it that
-    had been replaced before."""
+    """Check that a number of requests is exact if every share was completed. Late reports of replaced agents count in
+    addition."""
     aggregate = fold(records)
     assert aggregate.opened is not None
     requests = aggregate.opened.plan.load.requests
@@ -232,7 +232,7 @@ def check_requests(world: World, records: list[AnyRecord]) -> None:
 
 
 def check_end(world: World, run_id: str) -> None:
-    """That exit code and outcome are what the journal says."""
+    """Check that exit code and outcome match the journal."""
     end = world.ends.get(run_id)
     if end is None:
         return
@@ -242,7 +242,7 @@ def check_end(world: World, run_id: str) -> None:
         assert records == []
         return
     closed = records[-1]
-    if not isinstance(closed, RunClosed):  # killed while it took late results
+    if not isinstance(closed, RunClosed):  # killed while it accepted late results
         assert any(fault.kind in (Kind.KILLED, Kind.REPLACED) for fault in world.scenario.faults)
         return
     assert closed.outcome is end.outcome
@@ -259,7 +259,7 @@ def check_end(world: World, run_id: str) -> None:
 
 
 def check(world: World) -> None:
-    """All that holds whatever happened."""
+    """Check all invariants."""
     story = [(agent.incarnation, agent.session.state, agent.session.run_id, agent.exit) for agent in world.agents]
     assert world.rests, f"not at rest after {END_OF_TIME_S} s: {world.ends} {story}"
     for agent in world.agents:
@@ -279,14 +279,14 @@ def check(world: World) -> None:
 
 @tried(400)
 @given(scenarios(faults, most=6, loss=0.2, loads=by_duration | by_requests))
-def test_whatever_happens_nothing_counts_twice_and_everything_ends(scenario: Scenario) -> None:
+def test_under_any_faults_nothing_counts_twice_and_every_run_ends(scenario: Scenario) -> None:
     check(played(scenario))
 
 
 @tried(200)
 @given(scenarios(mild_faults, most=5, loss=0.05, loads=by_duration))
-def test_what_heals_soon_costs_nothing(scenario: Scenario) -> None:
-    # Five cuts of two seconds may come one right after the other: it takes a lease that outlasts them and the way back.
+def test_short_faults_cost_nothing(scenario: Scenario) -> None:
+    # Five cuts of two seconds may follow each other: the lease must outlast them and the reconnect.
     world = played(replace(scenario, lease_s=16.0))
     check(world)
     last = world.journals[list(world.journals)[-1]][-1]
@@ -306,7 +306,7 @@ cut_off = st.builds(
 
 @tried(25)
 @given(st.integers(0, 2**32), st.integers(1, 3), st.floats(1.5, 6), st.floats(4, 20))
-def test_a_full_disk_ends_the_load_at_once_and_a_resume_brings_everything_that_agents_kept(
+def test_a_full_disk_ends_the_load_at_once_and_a_resume_collects_all_results(
     seed: int, agents: int, at_s: float, seconds: float
 ) -> None:
     fault = Fault(Kind.FULL, at_s=at_s, seconds=seconds)
@@ -317,7 +317,7 @@ def test_a_full_disk_ends_the_load_at_once_and_a_resume_brings_everything_that_a
     ends = [tally.end for tally in fold(records).agents.values()]
     finals = [end.final for end in ends if end is not None and end.final is not None]
     assert len(finals) == agents
-    if len(world.journals) == 1:  # else the first run had not begun
+    if len(world.journals) == 1:  # otherwise the first run had not started
         assert all(final.ran_ns < (at_s + 2) * NS_PER_S for final in finals)
 
 
@@ -326,7 +326,7 @@ killed_late = st.builds(Fault, kind=st.just(Kind.KILLED), at_s=st.floats(5, 12),
 
 @tried(100)
 @given(st.integers(0, 2**32), st.integers(1, 3), st.lists(cut_off, max_size=1), killed_late | st.none())
-def test_who_comes_back_in_time_has_lost_nothing(
+def test_agents_and_coordinators_that_come_back_in_time_lose_nothing(
     seed: int, agents: int, cut: list[Fault], killed: Fault | None
 ) -> None:
     faults = (*cut, killed) if killed else tuple(cut)
@@ -342,7 +342,7 @@ def test_who_comes_back_in_time_has_lost_nothing(
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("once", [False, True])
-def test_a_fleet_to_which_nothing_happens_completes(seed: int, once: bool) -> None:
+def test_a_fleet_without_faults_completes(seed: int, once: bool) -> None:
     world = played(Scenario(seed=seed, agents=3, expected=3, once=once))
     check(world)
     [end] = world.ends.values()
@@ -351,7 +351,7 @@ def test_a_fleet_to_which_nothing_happens_completes(seed: int, once: bool) -> No
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_with_it(seed: int) -> None:
+def test_the_load_of_an_agent_that_is_stopped_beyond_its_lease_ends(seed: int) -> None:
     stopped = Fault(Kind.AGENT_STOPPED, at_s=5.0, seconds=20.0)
     world = played(Scenario(seed=seed, duration_s=40.0, lease_s=4.0, faults=(stopped,)))
     check(world)
@@ -362,13 +362,13 @@ def test_the_load_of_an_agent_that_is_stopped_for_longer_than_its_lease_ends_wit
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("twice", [False, True])
-def test_a_run_that_is_interrupted_and_then_loses_its_coordinator_stays_interrupted(seed: int, twice: bool) -> None:
+def test_an_interrupted_run_whose_coordinator_is_killed_stays_interrupted(seed: int, twice: bool) -> None:
     interrupts = [Fault(Kind.INTERRUPTED, at_s=6.0), Fault(Kind.INTERRUPTED, at_s=6.1)][: 1 + twice]
     killed = Fault(Kind.KILLED, at_s=6.15, seconds=2.0)
     world = played(Scenario(seed=seed, duration_s=None, requests=1_000, faults=(*interrupts, killed)))
     check(world)
     [records] = world.journals.values()
-    closed = records[-1]  # it may have been killed right after it had written this down
+    closed = records[-1]  # it may have been killed right after this record
     assert isinstance(closed, RunClosed)
     assert closed.outcome is Outcome.INTERRUPTED
 
@@ -377,7 +377,7 @@ def test_a_run_that_is_interrupted_and_then_loses_its_coordinator_stays_interrup
 
 
 def ended_as(world: World) -> RunClosed:
-    """The end of the one run of a world in which everything that was done is reported."""
+    """The end of the only run, all of whose operations are reported."""
     check(world)
     [records] = world.journals.values()
     aggregate = fold(records)
@@ -393,9 +393,7 @@ CUTS = (Kind.LINKS_DOWN, Kind.CONTROL_DOWN, Kind.BLACKHOLE, Kind.HELD_BACK)
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("cleans", [False, True])
-def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_lease(
-    seed: int, cut: Kind, cleans: bool
-) -> None:
+def test_the_only_agent_may_be_cut_off_for_most_of_its_lease(seed: int, cut: Kind, cleans: bool) -> None:
     faults = (Fault(cut, at_s=6.0, seconds=20.0),)
     scenario = Scenario(seed=seed, agents=1, expected=1, duration_s=None, requests=60, lease_s=30.0, cleans=cleans)
     closed = ended_as(played(replace(scenario, faults=faults)))
@@ -404,7 +402,7 @@ def test_the_only_agent_of_a_run_by_requests_may_be_cut_off_for_most_of_its_leas
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("cut", CUTS)
-def test_an_agent_may_be_cut_off_over_the_planned_end(seed: int, cut: Kind) -> None:
+def test_an_agent_may_be_cut_off_at_the_planned_end(seed: int, cut: Kind) -> None:
     faults = (Fault(cut, at_s=10.0, seconds=14.0),)
     closed = ended_as(played(Scenario(seed=seed, duration_s=10.0, lease_s=30.0, faults=faults)))
     assert (closed.outcome, closed.reason) == AS_PLANNED
@@ -422,13 +420,13 @@ def test_a_run_may_be_interrupted_while_an_agent_is_cut_off(seed: int, cut: Kind
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("at_s", [6.0, 12.0])
-def test_what_an_agent_holds_that_was_stopped_for_longer_than_its_lease_counts(seed: int, at_s: float) -> None:
+def test_the_results_of_an_agent_that_was_stopped_beyond_its_lease_count(seed: int, at_s: float) -> None:
     faults = (Fault(Kind.AGENT_STOPPED, at_s=at_s, seconds=16.0),)
     ended_as(played(Scenario(seed=seed, duration_s=12.0, lease_s=6.0, faults=faults)))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_run_that_is_stopped_at_once_reports_what_its_agents_say_at_once(seed: int) -> None:
+def test_a_run_that_is_stopped_at_once_reports_all_operations(seed: int) -> None:
     faults = (Fault(Kind.INTERRUPTED, at_s=8.0), Fault(Kind.INTERRUPTED, at_s=8.1))
     closed = ended_as(played(Scenario(seed=seed, duration_s=60.0, lease_s=6.0, faults=faults)))
     assert (closed.outcome, closed.reason) == (Outcome.INTERRUPTED, "")
@@ -436,7 +434,7 @@ def test_a_run_that_is_stopped_at_once_reports_what_its_agents_say_at_once(seed:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("once", [False, True])
-def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, once: bool) -> None:
+def test_a_resume_of_an_ended_run_collects_the_results_of_an_agent_that_was_cut_off(seed: int, once: bool) -> None:
     cut_off = Fault(Kind.LINKS_DOWN, at_s=8.0, seconds=20.0)
     interrupts = (Fault(Kind.INTERRUPTED, at_s=9.0), Fault(Kind.INTERRUPTED, at_s=9.1))
     collected = Fault(Kind.COLLECTED, at_s=30.0)
@@ -453,7 +451,7 @@ def test_an_ended_run_collects_what_an_agent_kept_that_was_cut_off(seed: int, on
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_agents_of_a_killed_coordinator_serve_the_next_run_and_lose_nothing_of_the_first(seed: int) -> None:
+def test_agents_of_a_killed_coordinator_serve_the_next_run_and_keep_their_results(seed: int) -> None:
     killed = Fault(Kind.REPLACED, at_s=8.0, seconds=2.0)
     collected = Fault(Kind.COLLECTED, at_s=55.0)
     world = played(Scenario(seed=seed, duration_s=20.0, lease_s=6.0, faults=(killed, collected)))
@@ -486,7 +484,7 @@ losses = st.builds(
     st.lists(losses, min_size=1, max_size=5),
     st.sampled_from([0.0, 0.1]),
 )
-def test_no_two_agents_ever_work_on_one_share(
+def test_two_agents_never_work_on_one_share(
     seed: int, expected: int, standbys: int, load: dict[str, Any], faults: list[Fault], loss: float
 ) -> None:
     scenario = Scenario(
@@ -503,7 +501,7 @@ def test_no_two_agents_ever_work_on_one_share(
 
 @pytest.mark.parametrize("fault", [Kind.AGENT_KILLED, Kind.AGENT_TERMINATED, Kind.BLACKHOLE, Kind.AGENT_STOPPED])
 @pytest.mark.parametrize("is_resumed", [False, True])
-def test_a_standby_carries_on_the_share_of_an_agent_that_is_lost(fault: Kind, is_resumed: bool) -> None:
+def test_a_standby_takes_over_the_share_of_a_lost_agent(fault: Kind, is_resumed: bool) -> None:
     lost = Fault(fault, at_s=8.0, seconds=70.0)
     killed = (Fault(Kind.KILLED, at_s=20.0, seconds=2.0),) if is_resumed else ()
     scenario = Scenario(agents=3, expected=2, duration_s=120.0, lease_s=6.0, faults=(lost, *killed))
@@ -518,8 +516,8 @@ def test_a_standby_carries_on_the_share_of_an_agent_that_is_lost(fault: Kind, is
     assert end.final is None or end.final.reason
 
 
-class FleetAndWhatGoesWrong(RuleBasedStateMachine):
-    """A simulated fleet to which things happen at moments that depend on what it is doing."""
+class FleetWithFaults(RuleBasedStateMachine):
+    """A simulated fleet with faults at moments that depend on its state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -535,12 +533,12 @@ class FleetAndWhatGoesWrong(RuleBasedStateMachine):
 
     @rule(phase=st.sampled_from(Phase), seconds=st.sampled_from([0.0, 0.3]))
     def comes_to(self, phase: Phase, seconds: float) -> None:
-        """Until the run is in this phase, if it comes to that soon, and a little further."""
+        """Play until the run is in this phase, at most for 20 s, and a little further."""
         self.world.play_for(20.0, lambda: self.phase is phase)
         self.world.play_for(seconds)
 
     @rule(kind=st.sampled_from(Kind), agent=st.integers(0, 3), seconds=st.sampled_from([0.2, 1.0, 3.0, 10.0]))
-    def goes_wrong(self, kind: Kind, agent: int, seconds: float) -> None:
+    def inflicts_a_fault(self, kind: Kind, agent: int, seconds: float) -> None:
         self.world.inflict(Fault(kind, at_s=0.0, agent=agent, seconds=seconds))
 
     @property
@@ -554,7 +552,7 @@ class FleetAndWhatGoesWrong(RuleBasedStateMachine):
             assert fold(records).totals.operations <= reported
 
     @invariant()
-    def nobody_loads_without_a_coordinator(self) -> None:
+    def no_agent_loads_beyond_its_lease(self) -> None:
         assert not self.world.unfenced
 
     def teardown(self) -> None:
@@ -562,13 +560,13 @@ class FleetAndWhatGoesWrong(RuleBasedStateMachine):
         check(self.world)
 
 
-TestFleetAndWhatGoesWrong = FleetAndWhatGoesWrong.TestCase
-TestFleetAndWhatGoesWrong.settings = tried(15, steps=12)
+TestFleetWithFaults = FleetWithFaults.TestCase
+TestFleetWithFaults.settings = tried(15, steps=12)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_answers_that_a_network_delivers_late_do_not_extend_a_load_beyond_what_its_coordinator_knows(seed: int) -> None:
-    # As often as it delivers, the answers are old: the agent hears its coordinator all the time.
+def test_late_answers_do_not_extend_a_lease(seed: int) -> None:
+    # The agent receives answers all the time, but each of them is old.
     faults = tuple(Fault(Kind.HELD_BACK, at_s=5.0 + 5.5 * number, seconds=5.4) for number in range(12))
     world = played(Scenario(seed=seed, agents=1, expected=1, duration_s=40.0, lease_s=4.0, faults=faults))
     check(world)

@@ -1,4 +1,4 @@
-"""The checks that other tests rely on can fail."""
+"""The helpers of other tests work, and their checks can fail."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_paused_server_is_silent_and_a_resumed_one_answers(valkey: Server) -> 
         assert asked.recv(64) == b"+PONG\r\n"
 
 
-def test_a_server_with_a_password_wants_it(valkey_with_password: Server) -> None:
+def test_a_server_with_a_password_requires_it(valkey_with_password: Server) -> None:
     with socket.create_connection(("127.0.0.1", valkey_with_password.port), timeout=5) as asked:
         asked.sendall(b"PING\r\n")
         assert asked.recv(64).startswith(b"-NOAUTH")
@@ -111,7 +111,7 @@ def test_a_server_with_a_password_wants_it(valkey_with_password: Server) -> None
     ("name", "said"),
     [("closing_server", b""), ("http_server", b"HTTP/1.1 400"), ("smtp_server", b"220 mail.example")],
 )
-def test_each_pretender_says_what_it_is_for(name: str, said: bytes, request: pytest.FixtureRequest) -> None:
+def test_each_fake_server_answers_as_described(name: str, said: bytes, request: pytest.FixtureRequest) -> None:
     server: SocketServer = request.getfixturevalue(name)
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as asked:
         if name == "http_server":
@@ -121,7 +121,7 @@ def test_each_pretender_says_what_it_is_for(name: str, said: bytes, request: pyt
     assert bool(heard) == bool(said)
 
 
-def test_a_silent_server_takes_the_connection_and_no_more(silent_server: SocketServer) -> None:
+def test_a_silent_server_accepts_connections_and_sends_nothing(silent_server: SocketServer) -> None:
     with socket.create_connection(("127.0.0.1", silent_server.port), timeout=5) as asked:
         asked.sendall(b"PING\r\n")
         asked.settimeout(0.05)
@@ -134,7 +134,7 @@ def test_a_deaf_port_never_completes_a_connection(deaf_url: str) -> None:
         socket.create_connection(("127.0.0.1", int(deaf_url.rsplit(":")[-1])), timeout=0.05)
 
 
-def test_commands_have_a_home_of_their_own(commands: CommandLine) -> None:
+def test_commands_have_their_own_home(commands: CommandLine) -> None:
     assert commands.environment["XDG_CONFIG_HOME"].startswith(str(commands.directory))
     assert not [name for name in commands.environment if name.startswith("STAMPEDE_")]
 

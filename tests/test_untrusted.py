@@ -1,5 +1,4 @@
-"""Whatever a peer says, the state machine that hears it decides something: it never raises, and what it sends, writes
-and shows can be sent, kept and shown."""
+"""No message of a peer makes a state machine raise, and its actions can be sent, written and shown."""
 
 from __future__ import annotations
 
@@ -39,7 +38,7 @@ TEXTS = ("main", "GET", RUN_ID, "web1")
 
 
 def messages(draw: random.Random, kinds: Any, decode: Any, incarnation: str, count: int) -> list[Envelope]:
-    """Messages that pass the door; some were mutated before it."""
+    """Messages that the codec accepts; some were mutated before."""
     mutator, found = Mutator(draw, TEXTS), []
     for _ in range(count):
         plain = mutator.message(kinds)
@@ -81,7 +80,7 @@ STATES = ("welcomed", "preparing", "prepared", "running", "draining", "done")
 
 @settings(max_examples=examples(40))
 @given(st.sampled_from(PHASES), st.integers(0, 2**64))
-def test_no_message_of_an_agent_is_too_much_for_a_coordinator(phase: Phase, seed: int) -> None:
+def test_a_coordinator_handles_any_message_of_an_agent(phase: Phase, seed: int) -> None:
     draw = random.Random(seed)
     bench = run_in(phase)
     members = len(bench.run.state.registry)
@@ -108,7 +107,7 @@ def assert_performable(action: steps.Action) -> None:
 
 @settings(max_examples=examples(40))
 @given(st.sampled_from(STATES), st.integers(0, 2**64))
-def test_no_message_of_a_coordinator_is_too_much_for_an_agent(state: str, seed: int) -> None:
+def test_an_agent_handles_any_message_of_a_coordinator(state: str, seed: int) -> None:
     draw = random.Random(seed)
     bench = AgentBench(capacity=Capacity(threads=1000, open_files=10_000, memory_bytes=1 << 30))
     getattr(bench, state)()
@@ -139,7 +138,7 @@ def assert_sayable(action: AgentAction) -> None:
 
 @settings(max_examples=examples(15))
 @given(st.integers(0, 2**64))
-def test_no_report_of_a_worker_process_is_too_much_for_its_agent(seed: int) -> None:
+def test_an_agent_handles_any_report_of_a_worker_process(seed: int) -> None:
     draw = random.Random(seed)
     bench = AgentBench()
     bench.running()
@@ -156,7 +155,7 @@ def test_no_report_of_a_worker_process_is_too_much_for_its_agent(seed: int) -> N
 
 @settings(max_examples=examples(15))
 @given(st.integers(0, 2**64))
-def test_whatever_frames_are_accepted_the_journal_that_has_them_folds(seed: int) -> None:
+def test_a_journal_of_any_accepted_frames_can_be_folded(seed: int) -> None:
     draw = random.Random(seed)
     bench = RunBench()
     bench.running("web1")
@@ -174,7 +173,7 @@ def test_whatever_frames_are_accepted_the_journal_that_has_them_folds(seed: int)
     assert max(bench.written.seconds, default=0) < 100
 
 
-def test_messages_that_are_drawn_reach_every_handler() -> None:
+def test_the_drawn_messages_reach_every_handler() -> None:
     draw = random.Random(1)
     of_agents = messages(draw, AgentMessage, codec.decode_from_agent, "web1", 400)
     of_coordinators = messages(draw, CoordinatorMessage, codec.decode_from_coordinator, "web1", 1000)
@@ -183,7 +182,7 @@ def test_messages_that_are_drawn_reach_every_handler() -> None:
     assert any(isinstance(envelope.message, Hello) and envelope.run_id == RUN_ID for envelope in of_agents)
 
 
-def test_an_agent_that_was_asked_the_impossible_serves_the_next_coordinator() -> None:
+def test_an_agent_serves_the_next_coordinator_after_an_impossible_assignment() -> None:
     bench = AgentBench()
     bench.welcomed()
     plan = msgspec.structs.replace(bench.plan, pools=())

@@ -42,7 +42,7 @@ def set_quota(group: Path, cores: float) -> None:
 def _made(cores: float) -> Path:
     parent = next((folder for folder in _MOUNTED if (folder / "cgroup.procs").exists()), None)
     if parent is None:
-        raise FileNotFoundError("none is mounted in the usual place")
+        raise FileNotFoundError("no control groups are mounted in the usual places")
     group = parent / f"stampede-test-{uuid4().hex[:8]}"
     group.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""Clocks that tests set."""
+"""Manual clocks."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ class Running:
 
     @property
     def stdout(self) -> str:
-        """All it said so far."""
+        """The output so far."""
         return self._stdout.read_text(errors="replace")
 
     @property
     def stderr(self) -> str:
-        """All it said so far."""
+        """The output so far."""
         return self._stderr.read_text(errors="replace")
 
     def signal(self, number: int) -> None:
@@ -65,10 +65,10 @@ class Running:
             ended = self.process.poll() is not None
             if text in self.stdout or text in self.stderr:
                 return
-            assert not ended, f"ended before it said {text!r}: {self._story()}"
+            assert not ended, f"ended before the output {text!r}: {self._story()}"
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_POLL_S)
-        raise AssertionError(f"did not say {text!r} in {timeout:g}s: {self._story()}")
+        raise AssertionError(f"no output {text!r} within {timeout:g}s: {self._story()}")
 
     def kill_tree(self) -> None:
         """End the command and all processes that it started, if it still runs."""

@@ -1,4 +1,4 @@
-"""Runs of a comparison that never happened."""
+"""Made-up runs of a comparison."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Reach = Callable[[Target], list[Any]]
 
 
 def by_client(target: Target, events: ConnectionEvents | None = None) -> list[Any]:
-    """Set each of KEYS to its own name and read it, by redis-py. Returns what was read."""
+    """Set each of KEYS to its own name by redis-py. Returns the values read back."""
     with build_client(target, Pools(), events=events or Unobserved(), cancellation=Cancellation()) as client:
         return [client.execute_command("SET", key, key) and client.execute_command("GET", key) for key in KEYS]
 

@@ -1,9 +1,9 @@
-"""Participants that mean harm: they send heartbeats as fast as they can, leave, and come again.
+"""Hostile participants: they send heartbeats as fast as they can, leave, and connect again.
 
 python -m tests.support.flooder ENDPOINT TOKEN_FILE GO NAME...
 
-A process for each name. They begin when the file GO is there and go on until they are ended. NAME "": it never says who
-it is.
+Starts a process per name. The processes begin when the file GO exists, and run until they are killed. With an empty
+NAME, a process sends no hello.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VISIT_NS = 3 * NS_PER_S // 2
 
 
 def flood(endpoint: str, token: Path, go: Path, name: str) -> None:
-    """Visit the coordinator again and again."""
+    """Visit the coordinator repeatedly."""
     curve = agent_curve(token)
     never = threading.Event()
     while not go.exists():
@@ -36,7 +36,7 @@ def flood(endpoint: str, token: Path, go: Path, name: str) -> None:
 
 
 def visit(context: Context, endpoint: str, curve: CurveClient, name: str) -> None:
-    """Connect, flood, and leave in the middle of it."""
+    """Connect, flood, and leave during the flood."""
     poller, is_up = SocketPoller(), False
     leave_ns = monotonic_ns() + VISIT_NS
     secret = f"the secret of {name}"

@@ -64,7 +64,7 @@ from tests.support.servers import Server, start_server
 
 TEXTS = ("main", "GET", "SET", "attacker", "honest")
 HARMLESS = Hello | Attach | Preparing | Prepared | WorkerLost | MetricsFrame
-"""What a participant can send in any form without being put out of the run: its frames are repeats."""
+"""Messages that do not end a participant's part of the run: its frames are repeats."""
 MOST_GROWTH_BYTES = 64 << 20
 _AT_ONCE = 25
 """Messages between two exchanges with the coordinator, so that none is dropped as a flood."""
@@ -72,7 +72,7 @@ _AT_ONCE = 25
 
 @dataclass(slots=True)
 class Numbers:
-    """What came of an attack. rss: before, at most, and after it, in bytes."""
+    """The result of an attack. rss: readings of the memory in bytes, in order."""
 
     sent: int = 0
     rss: list[int] = field(default_factory=list)
@@ -82,12 +82,12 @@ class Numbers:
     attackers: int = 0
 
     def measured(self, process: psutil.Process) -> None:
-        """Read the memory of a process once more."""
+        """Add a reading of a process's memory."""
         self.rss.append(process.memory_info().rss)
 
     @property
     def growth_bytes(self) -> int:
-        """How much more memory there was at the end than at the beginning."""
+        """The growth of the memory from the first to the last reading."""
         return self.rss[-1] - self.rss[0]
 
     def told(self, side: str) -> str:
@@ -102,7 +102,7 @@ class Numbers:
 
 
 class Attacker:
-    """An agent of its own process and secret, with both connections."""
+    """A hostile agent with a secret of its own and both connections."""
 
     def __init__(self, context: zmq.Context[Any], endpoint: str, token: Path, name: str) -> None:
         self.secret = secrets.token_hex(8)
@@ -125,23 +125,23 @@ class Attacker:
         return AgentState.RUNNING if self.is_started else AgentState.PREPARED if self.has_share else AgentState.IDLE
 
     def say(self, message: AgentMessage, *, metrics: bool = False) -> None:
-        """As an honest agent would."""
+        """Send a message like an honest agent."""
         self.send(codec.encode(Envelope(run_id=self.run_id, incarnation=self.incarnation, message=message)), metrics)
 
     def send(self, data: bytes, metrics: bool) -> None:
-        """Any bytes, and remember them to be repeated."""
+        """Send any bytes, and keep them for repetition."""
         if len(data) < 5000:
             self._seen = [*self._seen[-50:], data]
         with contextlib.suppress(zmq.Again):
             self._sockets[metrics].send(data)
 
     def introduce(self) -> None:
-        """Hello, and its metrics connection; again from time to time, as one of its attacks may have gone further."""
+        """Send the hello and attach the metrics connection. Repeated, because an attack may have changed the state."""
         self.say(hello(self.name, secret=self.secret, processes=1, state=self._state))
         self.say(Attach(secret=self.secret), metrics=True)
 
     def exchange(self, timeout_ms: int = 2000) -> bool:
-        """A heartbeat, answered; everything else that has come meanwhile is read too. Whether it was answered."""
+        """Send a heartbeat and read all messages. Returns whether the heartbeat was answered."""
         self.say(heartbeat(self._state, monotonic_ns() % 2**60))
         give_up_ns = monotonic_ns() + timeout_ms * 1_000_000
         while monotonic_ns() < give_up_ns and not self.is_refused:
@@ -150,7 +150,7 @@ class Attacker:
         return False
 
     def _take(self, data: bytes) -> bool:
-        """Whether it is the answer to a heartbeat."""
+        """Handle a message. Returns whether it answers a heartbeat."""
         envelope = codec.decode_from_coordinator(data)
         self.run_id = envelope.run_id or self.run_id
         match envelope.message:
@@ -166,7 +166,7 @@ class Attacker:
         return False
 
     def attack(self, draw: random.Random, mutator: Mutator) -> None:
-        """One message of any kind. A participant mostly sends what does not end its part."""
+        """Send one message of any kind. A participant mostly sends messages that do not end its part."""
         self.send(self._drawn(draw, mutator), draw.random() < 0.4)
 
     def _drawn(self, draw: random.Random, mutator: Mutator) -> bytes:
@@ -178,9 +178,9 @@ class Attacker:
         plain = mutator.message(HARMLESS if self.has_share and draw.random() < 0.9999 else AgentMessage)
         if plain.get("type") in ("Hello", "Attach") and draw.random() < 0.5:
             plain["secret"] = self.secret
-            plain["connection"] = 0  # a later one would keep it from being heard again
+            plain["connection"] = 0  # a later number would make the coordinator ignore this connection
         if plain.get("type") == "MetricsFrame" and self.has_share:
-            plain["seq"] = draw.choice((5, 2**40))  # never the one that is wanted
+            plain["seq"] = draw.choice((5, 2**40))  # never the next number
         if how < 0.4:
             plain = mutator.mutated(plain)
         run_id = draw.choice((self.run_id, self.run_id, "", "another"))
@@ -189,13 +189,13 @@ class Attacker:
         return mutator.damaged(data) if how > 0.85 else data
 
     def close(self) -> None:
-        """Go without a word."""
+        """Close both connections."""
         for socket in self._sockets:
             socket.close()
 
 
 def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -> tuple[Numbers, Outcome]:
-    """Attack a real coordinator during a run of one honest agent. Raises AssertionError for whatever goes wrong."""
+    """Attack a real coordinator during a run of one honest agent. Raises AssertionError for each problem."""
     draw, numbers = random.Random(seed), Numbers()
     mutator = Mutator(draw, TEXTS)
     fleet.agent("honest")
@@ -238,7 +238,7 @@ def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -
         numbers.measured(process)
         for one in attackers[:2]:
             one.introduce()
-            one.say(final(ran_ns=0))  # else the run would wait until its lease is over
+            one.say(final(ran_ns=0))  # otherwise the run would wait for the end of the lease
             one.exchange(200)
             one.say(Bye(reason="done"))
             one.exchange(200)
@@ -256,7 +256,7 @@ def attack_coordinator(fleet: Fleet, server: Server, messages: int, seed: int) -
 
 
 class FalseCoordinator:
-    """Answers agents with anything."""
+    """A hostile coordinator, which sends agents any message."""
 
     def __init__(self, endpoint: str, token: Path, draw: random.Random) -> None:
         self._draw, self._mutator = draw, Mutator(draw, TEXTS)
@@ -274,7 +274,7 @@ class FalseCoordinator:
         self._refused: set[str] = set()
 
     def hear(self, timeout_ms: int) -> bool:
-        """Read what has come; whether anything has."""
+        """Read all messages. Returns whether there were any."""
         heard = bool(self._socket.poll(timeout_ms))
         while self._socket.poll(0):
             peer, data = self._socket.recv_multipart()[:2]
@@ -288,7 +288,7 @@ class FalseCoordinator:
         return heard
 
     def say(self, message: CoordinatorMessage, run_id: str = "run-1") -> None:
-        """As an honest coordinator would."""
+        """Send a message like an honest coordinator."""
         assert self.agent is not None
         self._send(codec.encode(Envelope(run_id=run_id, incarnation=self.agent.incarnation, message=message)))
 
@@ -298,7 +298,7 @@ class FalseCoordinator:
             self._socket.send_multipart((peer, data))
 
     def attack(self) -> None:
-        """One message of any kind but the one that ends an agent by design."""
+        """Send one message of any kind except Refused, which ends an agent by design."""
         data = self._drawn()
         if b"Refused" not in data:
             self._send(data)
@@ -321,7 +321,8 @@ class FalseCoordinator:
         return mutator.damaged(data) if how > 0.85 else data
 
     def is_heard(self) -> bool:
-        """Ask for the impossible, which is refused in every state: whether all that was sent before has been read."""
+        """Send an impossible assignment, which is refused in every state. Returns whether the refusal came: it proves
+        that the agent has read all earlier messages."""
         self._asked += 1
         asked = f"asked-{self._asked}"
         share = Assignment(
@@ -335,7 +336,7 @@ class FalseCoordinator:
         return False
 
     def leave(self) -> None:
-        """Call off whatever run the agent has by now, and close."""
+        """Dismiss the agent from all runs, and close."""
         assert self.agent is not None
         for run_id in {self.agent.run_id, "run-1", "run-2", ""}:
             self.say(Dismiss(exit_code=0), run_id)
@@ -345,7 +346,7 @@ class FalseCoordinator:
 
 
 def attack_agent(fleet: Fleet, server: Server, messages: int, seed: int) -> Numbers:
-    """Attack a real agent as its coordinator, and then have it serve a real one. Raises AssertionError as above."""
+    """Attack a real agent as its coordinator, then let it serve a real one. Raises AssertionError for each problem."""
     draw, numbers = random.Random(seed), Numbers()
     enemy = FalseCoordinator(fleet.endpoint, fleet.token, draw)
     agent = fleet.agent("honest")
@@ -371,7 +372,7 @@ def attack_agent(fleet: Fleet, server: Server, messages: int, seed: int) -> Numb
 
 
 def assert_presentable(running: Running) -> None:
-    """What it said is lines of text, and not more of them than a person can read."""
+    """Check that the output is printable text of a bounded length."""
     lines = running.stderr.splitlines()
     assert all(line.isprintable() for line in lines), lines
     assert len(lines) < 5000, len(lines)
@@ -389,7 +390,7 @@ def _ground() -> Iterator[tuple[Fleet, Server]]:
 
 
 def main() -> int:
-    """The exit code: 0 when both held."""
+    """Attack both programs. Returns 0; a problem raises AssertionError."""
     parser = argparse.ArgumentParser(
         "scripts/fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

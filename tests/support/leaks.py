@@ -16,16 +16,16 @@ _GRACE_S = 5.0
 
 @contextlib.contextmanager
 def nothing_left_behind() -> Iterator[None]:
-    """Fails the test when, a grace after its end, anything that began within is still there.
+    """Fail if anything that started within the block still exists some seconds after its end.
 
-    Temporary files of this process and of those it starts go to a directory of their own meanwhile.
+    Within it, this process and its children use a temporary directory of their own.
     """
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="leaks-") as directory:
         patch.setattr(tempfile, "tempdir", directory)
         patch.setenv("TMPDIR", directory)
         processes, threads, sockets = _processes(), set(threading.enumerate()), _sockets()
         yield
-        # All others first: what they leave can only be seen once they had their time to end.
+        # Processes first: wait for their end before looking for the rest.
         left = _still_running(_processes() - processes)
         leaks = [
             *(f"process {_describe(process)}" for process in left),
@@ -33,7 +33,7 @@ def nothing_left_behind() -> Iterator[None]:
             *(f"socket {name}" for name in sorted(_sockets() - sockets)),
             *(f"temporary file {path.name}" for path in sorted(Path(directory).iterdir())),
         ]
-        _end(left)  # one test's leak must not become another's trouble
+        _end(left)  # a leak must not disturb other tests
     assert not leaks, f"left behind: {'; '.join(leaks)}"
 
 

@@ -1,4 +1,4 @@
-"""Messages as an attacker would make them: any value of a type, values just outside it, and bytes damaged on the way.
+"""Hostile messages: any value of a type, values just outside of it, and damaged bytes.
 
 Everything is drawn from one `random.Random`, so that a seed repeats a whole attack, from hypothesis as from the fuzz.
 """
@@ -37,14 +37,14 @@ BOMBS: tuple[Callable[[], bytes], ...] = (
 
 
 class Mutator:
-    """Draws messages. texts: further texts that matter here, such as the names of pools and the id of the run."""
+    """Draws messages. texts: further texts to use, such as names of pools and the run id."""
 
     def __init__(self, draw: random.Random, texts: tuple[str, ...] = ()) -> None:
         self._draw = draw
         self._texts = (*texts * 3, *TEXTS)
 
     def message(self, kinds: Any) -> Any:
-        """A message of one of the union's types, as plain data; most of them fit their type."""
+        """Draw a message of one of the union's types as plain data. Most messages fit their type."""
         return self._value(_described(kinds))
 
     def mutated(self, plain: Any) -> Any:
@@ -77,7 +77,7 @@ class Mutator:
         return bytes(found) * self._draw.choice((1, 1, 1, 2))
 
     def bomb(self) -> bytes:
-        """Small on the wire, large in memory."""
+        """A message that is small on the wire and large in memory."""
         return self._draw.choice(BOMBS)()
 
     def _anything(self, depth: int = 0) -> Any:
@@ -144,7 +144,7 @@ class Mutator:
 
 
 def enveloped(plain: Any, run_id: str, incarnation: str, protocol: int) -> bytes:
-    """A message as plain data in an envelope, as bytes. What msgpack cannot carry becomes nothing."""
+    """Pack plain data in an envelope. Returns empty bytes for data that msgpack cannot pack."""
     try:
         return msgpack.packb([protocol, run_id, incarnation, plain])  # type: ignore[no-any-return]
     except (OverflowError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Agents and coordinators without sockets, processes or clocks: what tests of the fleet protocol drive by hand."""
+"""Agents and coordinators without sockets, processes or clocks, for tests of the fleet protocol."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def fleet_plan(
     pools: int | None = None,
     **fleet: float,
 ) -> Plan:
-    """A plan for tests of the protocol; keywords are seconds (`lease_s`...) or numbers of its fleet section."""
+    """A plan for tests of the protocol. Keywords are seconds (`lease_s`...) or numbers of the fleet section."""
     seconds = {name: Seconds(value) for name, value in fleet.items() if name.endswith("_s")}
     numbers = {name: int(value) for name, value in fleet.items() if not name.endswith("_s")}
     return Plan(
@@ -89,7 +89,7 @@ def fleet_plan(
 
 
 def setup_for(plan: Plan, expected: int = 1, run_id: str = RUN_ID) -> Setup:
-    """What a run of this plan is begun with."""
+    """The setup of a run with this plan."""
     return Setup(
         plan=plan,
         run_id=run_id,
@@ -102,7 +102,7 @@ def setup_for(plan: Plan, expected: int = 1, run_id: str = RUN_ID) -> Setup:
 
 
 def dealt(pools: int) -> tuple[PoolShare, ...]:
-    """So many pools of the first group, with a thread each."""
+    """Shares of `count` pools of the first group, with a thread each."""
     return tuple(PoolShare(group=0, number=number, first_thread=number) for number in range(pools))
 
 
@@ -114,7 +114,7 @@ def assignment(plan: Plan | None = None, pools: int = 1) -> Assignment:
 def interval(
     second: int, operations: int = 1, *, last: int | None = None, failed: int = 0, stage: int = 0
 ) -> IntervalMetrics:
-    """A second in which so many operations were done, and some more failed."""
+    """A second with `done` operations, and `failed` more that failed."""
     failures = {"ConnectionError": failed} if failed else {}
     return IntervalMetrics(
         first=second,
@@ -133,7 +133,7 @@ def worker_metrics(through: int, *operations: int) -> WorkerMetrics:
 
 
 def worker_final(operations: int = 0, *, drained: bool = True, ran_s: float = 3.0) -> WorkerFinal:
-    """A worker's last word, in which everything adds up."""
+    """A worker's final message without any problem."""
     return WorkerFinal(
         issued=operations,
         counted=operations,
@@ -150,7 +150,7 @@ def of_kind(actions: Iterable[object], kind: type[T]) -> list[T]:
 
 
 class AgentBench:
-    """A session with a clock that only moves when it is told to. `offset_ns`: the coordinator's clock less its own."""
+    """A session with a manual clock. `offset_ns`: the coordinator's clock minus the agent's."""
 
     def __init__(self, *, processes: int = 2, offset_ns: int = 0, **identity: object) -> None:
         self.now_ns = 1_000 * NS_PER_S
@@ -174,19 +174,19 @@ class AgentBench:
         return self.session.state
 
     def do(self, event: AgentEvent) -> list[AgentAction]:
-        """What the session decides; frames are set aside for `frames`."""
+        """Handle an event. Returns the session's actions, without frames, which `frames` returns."""
         actions = self.session.handle(event, self.now_ns)
         frames = said(actions, MetricsFrame)
         self._frames += frames
         return [action for action in actions if not (isinstance(action, Send) and action.envelope.message in frames)]
 
     def hears(self, message: CoordinatorMessage, run_id: str = RUN_ID, incarnation: str = "") -> list[AgentAction]:
-        """A message of the coordinator of `run_id`."""
+        """Handle a message of the coordinator of `run_id`."""
         incarnation = incarnation or self.identity.incarnation
         return self.do(Received(Envelope(run_id=run_id, incarnation=incarnation, message=message)))
 
     def passes(self, seconds: float, *, hearing: str | None = None, every_s: float = 0.05) -> list[AgentAction]:
-        """Time goes by, in ticks; with `hearing`, the coordinator of that run answers every heartbeat."""
+        """Let time pass in ticks. hearing: the coordinator of the run answers every heartbeat."""
         actions = []
         for _ in range(round(seconds / every_s)):
             self.now_ns += round(every_s * NS_PER_S)
@@ -201,14 +201,14 @@ class AgentBench:
         self.hears(HeartbeatReply(sent_ns=heartbeat.sent_ns, received_ns=there_ns, replied_ns=there_ns), run_id)
 
     def welcomed(self, run_id: str = RUN_ID, *, attached: bool = True) -> list[AgentAction]:
-        """Joined, and its clock compared with the coordinator's; unless it cannot, its metrics link works too."""
+        """Join, compare the clock with the coordinator's, and attach the metrics link."""
         actions = [*self.do(LinkUp()), *self.hears(welcome(), run_id)]
         if attached:
             actions += [*self.do(MetricsLinkUp()), *self.hears(Attached(), run_id)]
         return [*actions, *self.passes(0.1, hearing=run_id)]
 
     def preparing(self, pools: int = 2, plan: Plan | None = None) -> list[AgentAction]:
-        """Welcome, and dealt a share."""
+        """Join and receive a share."""
         self.welcomed()
         return self.hears(Prepare(assignment=assignment(plan or self.plan, pools), plan_hash="hash"))
 
@@ -218,7 +218,7 @@ class AgentBench:
         return [action for number in range(used) for action in self.worker(number, ready())]
 
     def running(self, pools: int = 2, plan: Plan | None = None) -> list[AgentAction]:
-        """Started, at an instant that is 0.6 s ahead."""
+        """Start, with T0 0.6 s ahead."""
         self.prepared(pools, plan)
         return self.hears(Start(t0_ns=self.now_ns + self.offset_ns + 600_000_000))
 
@@ -227,7 +227,7 @@ class AgentBench:
         return self.hears(Stop(drain=True, reason="interrupted"))
 
     def done(self, operations: int = 5) -> list[AgentAction]:
-        """Both workers reported one second, and ended; its frames are sent, none is acknowledged."""
+        """Let both workers report one second and end. The frames are sent, none is acknowledged."""
         self.running()
         for number in range(2):
             self.worker(number, worker_metrics(0, operations))
@@ -239,7 +239,7 @@ class AgentBench:
         return self.do(FromWorker(process, message))  # type: ignore[arg-type]
 
     def frames(self) -> list[MetricsFrame]:
-        """What was sent on the metrics link since the last call."""
+        """The frames sent since the last call."""
         frames, self._frames = self._frames, []
         return frames
 
@@ -253,13 +253,13 @@ def ready(connections: int = 1) -> Prepared:
 
 
 def said(actions: Iterable[object], kind: type[T]) -> list[T]:
-    """Messages of one type among what is to be sent, by an agent or by a coordinator."""
+    """The messages of one type among the Send actions of an agent or a coordinator."""
     sends = [action for action in actions if isinstance(action, Send | steps.Send)]
     return [send.envelope.message for send in sends if isinstance(send.envelope.message, kind)]
 
 
 def orders(actions: Iterable[AgentAction]) -> list[object]:
-    """What workers are told."""
+    """The orders to the workers."""
     return [action.order for action in of_kind(actions, OrderWorkers)]
 
 
@@ -268,13 +268,12 @@ def exits(actions: Iterable[AgentAction]) -> list[int]:
 
 
 class RunBench:
-    """A run with a clock that only moves when it is told to, and agents that say what the test has them say."""
+    """A run with a manual clock, and agents whose messages the test sends."""
 
     def __init__(
         self, plan: Plan | None = None, expected: int = 1, run: Run | None = None, written: Aggregate | None = None
     ) -> None:
-        """written: the journal of a run that is given, folded; without one, nobody keeps any. `records`: what the run
-        has written since."""
+        """written: the folded journal; None: no journal is kept. `records`: what the run has written since."""
         self.now_ns = 5_000 * NS_PER_S
         self.setup = setup_for(plan or fleet_plan(), expected)
         self.written = written or (Aggregate() if run is None else None)
@@ -299,13 +298,13 @@ class RunBench:
     def says(
         self, name: str, message: AgentMessage, *, run_id: str = RUN_ID, routing_id: bytes | None = None
     ) -> list[steps.Action]:
-        """A message of the agent whose secret is its name, on the connection that is its own unless told otherwise."""
+        """Handle a message of the agent whose secret is its name, by default on its own connection."""
         return self.do(self.event(name, message, run_id=run_id, routing_id=routing_id))
 
     def event(
         self, name: str, message: AgentMessage, *, run_id: str = RUN_ID, routing_id: bytes | None = None
     ) -> steps.FromAgent:
-        """That such a message has come."""
+        """The event of such a message."""
         if isinstance(message, Proof) and not message.secret:
             message = msgspec.structs.replace(message, secret=name)
         envelope = Envelope(run_id=run_id, incarnation=incarnation_of(name), message=message)
@@ -314,19 +313,19 @@ class RunBench:
         return steps.FromAgent(routing_id, envelope)
 
     def hello(self, name: str, **fields: object) -> list[steps.Action]:
-        """An agent says hello, and its first heartbeats, as it would, and attaches its metrics connection."""
+        """Let an agent send its hello and its first heartbeats, and attach its metrics connection."""
         self.states[name] = fields.get("state", AgentState.IDLE)  # type: ignore[assignment]
         said = self.says(name, hello(name, **fields))
         return [*said, *self.says(name, Attach()), *self.beat(name)]
 
     def beat(self, name: str, state: AgentState | None = None, run_id: str = RUN_ID) -> list[steps.Action]:
-        """A heartbeat; a state that is given stays."""
+        """Send a heartbeat. state: of this and of later heartbeats."""
         if state is not None:
             self.states[name] = state
         return self.says(name, heartbeat(self.states[name], self.now_ns), run_id=run_id)
 
     def passes(self, seconds: float, *beating: str) -> list[steps.Action]:
-        """Time goes by in ticks; those named send a heartbeat each second."""
+        """Let time pass in ticks. The named agents send a heartbeat each second."""
         actions = []
         for step in range(1, round(seconds * 10) + 1):
             self.now_ns += NS_PER_S // 10
@@ -336,11 +335,11 @@ class RunBench:
         return actions
 
     def preparing(self, *names: str) -> list[steps.Action]:
-        """They joined, and the last of them made the fleet complete."""
+        """Let agents join until the fleet is complete."""
         return [action for name in names for action in self.hello(name)]
 
     def counting(self, *names: str) -> list[steps.Action]:
-        """They are prepared, and the server is to be asked."""
+        """Let agents be prepared, so that the counters are to be read."""
         self.preparing(*names)
         actions = []
         for name in names:
@@ -349,7 +348,7 @@ class RunBench:
         return actions
 
     def running(self, *names: str) -> list[steps.Action]:
-        """Start has been sent, and heard."""
+        """Let the run start."""
         self.counting(*names)
         actions = self.do(counted(Reading.BEFORE))
         for name in names:

@@ -1,4 +1,4 @@
-"""Records of a run that never happened, for tests of the journal, the fold, the reports and the live view."""
+"""Records of a made-up run, for tests of the journal, the analysis, the reports and the live view."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def plan(*, rate_per_s: float | None = None, duration_s: float = 3.0, **workload
 
 
 def staged_plan(*stages: Stage, warmup_s: float = 0.0) -> Plan:
-    """The usual plan with another load."""
+    """The default plan with these stages."""
     return msgspec.structs.replace(plan(), load=Load(stages=stages, warmup_s=Seconds(warmup_s)))
 
 
@@ -124,7 +124,7 @@ def accepted(agent_id: str, seq: int, *intervals: IntervalMetrics, through: int 
 
 
 def noted(agent_id: str, counted: int, *, issued: int | None = None, lost: bool = False, **more: object) -> AgentEnded:
-    """An agent's end; `more` goes to its Final, or by the names of its own fields to the note itself."""
+    """The end of an agent. more: fields of the note or of its Final, by name."""
     own = {"cpu_percent_max": 50.0, "cpu_percent_busiest": 40.0, "lag_ms_max": 1.0, "clock_rtt_us": 200.0}
     own["host_cpu_percent_mean"] = 60.0
     note = own | {name: more.pop(name) for name in list(more) if name in own}
@@ -157,7 +157,7 @@ def closed(outcome: Outcome = Outcome.COMPLETED, duration_s: float = 3.0) -> Run
 def clean_run(
     the_plan: Plan | None = None, agents: Sequence[str] = ("a1", "a2"), seconds: int = 3, per_second: int = 1000
 ) -> Iterator[AnyRecord]:
-    """A run in which everything adds up, closed or open as its plan says."""
+    """A run without any problem. The plan decides whether the loop is closed or open."""
     the_plan = the_plan or plan()
     draw = np.random.default_rng(1)
     yield opened(the_plan, agents)
@@ -218,7 +218,7 @@ def _watched(
     delays: GeneratorDelays | None,
 ) -> IntervalMetrics:
     generator = GeneratorMetrics(
-        cpu_ns=round(2 * core * NS_PER_S),  # a second process does as much
+        cpu_ns=round(2 * core * NS_PER_S),  # a second process uses the same
         watched_ns=NS_PER_S,
         busiest_cpu_ns=round(core * NS_PER_S),
         busiest_loop_ns=round(loop * NS_PER_S),

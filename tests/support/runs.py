@@ -73,7 +73,7 @@ class Fleet:
     def __init__(self, commands: CommandLine) -> None:
         self.commands = commands
         self.port = free_port()
-        # As on a machine where a coordinator ran before: so an agent may be started first.
+        # The token exists, as on a machine where a coordinator ran before, so an agent may start first.
         coordinator_curve(self.token)
 
     @property
@@ -103,13 +103,13 @@ class Fleet:
     def end(self, coordinator: Running, timeout: float = PATIENCE_S) -> Outcome:
         """Wait for the end of a coordinator."""
         finished = coordinator.wait(timeout)
-        # What it says itself: another coordinator's run may have ended since.
+        # From its own output: the run of another coordinator may have ended since.
         said = [line for line in finished.stderr.splitlines() if line.startswith(RUN_FOLDER)]
         assert len(said) == 1, f"no run folder: {finished}"
         return Outcome(finished, self.commands.directory / said[0].removeprefix(RUN_FOLDER))
 
     def run(self, *args: str, timeout: float = PATIENCE_S) -> Outcome:
-        """A whole run with local agents at a port of the system's choice."""
+        """Make a whole run with local agents at any free port."""
         return self.end(self.commands.start("coordinator", "start", *args), timeout)
 
     def journal(self) -> Aggregate:
@@ -139,7 +139,7 @@ def free_port() -> int:
 
 
 def local_agent(coordinator: Running, name: str) -> psutil.Process:
-    """An agent that the coordinator started."""
+    """A local agent of the coordinator."""
     children = psutil.Process(coordinator.process.pid).children()
     return next(child for child in children if child.cmdline()[-2:] == ["--name", name])
 
@@ -148,7 +148,7 @@ def worker_processes(agent: psutil.Process) -> list[psutil.Process]:
     """The processes of an agent that carry load: those that its fork server has forked."""
     found = []
     for child in agent.children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending at this moment
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may just be ending
             if child.ppid() != agent.pid:
                 found.append(child)
     return found

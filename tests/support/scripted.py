@@ -36,7 +36,7 @@ OK, ONE, NONE = b"+OK\r\n", b":1\r\n", b"$-1\r\n"
 
 
 class ScriptedServer:
-    """Listens on loopback, in a thread for each connection. answers: by command, or command and subcommand, in capital
+    """Listens on loopback, with a thread per connection. answers: by command, or command and subcommand, in capital
     letters ("INFO", "CLUSTER SLOTS"); may be changed at any time."""
 
     def __init__(self, answers: Mapping[str, Reply] | None = None) -> None:

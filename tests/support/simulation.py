@@ -1,9 +1,8 @@
-"""A fleet in one thread and in no time: real sessions and a real run, joined by wires that may do anything.
+"""A simulated fleet in one thread: real sessions and a real run, connected by unreliable links.
 
-A queue of events on a simulated clock drives it, and one seed draws whatever is left to chance, so that a scenario goes
-the same way each time. Every host has a clock of its own, hours apart from the others'. What a process would do
-(worker processes, the loops of agent and coordinator, ZeroMQ's reconnects) is played as coarsely as the protocol can
-bear.
+A queue of events on a simulated clock drives the fleet. One seed draws all random numbers, so each scenario is
+reproducible. The clocks of the hosts are hours apart. Worker processes, the loops of agent and coordinator, and the
+reconnects of ZeroMQ are simulated coarsely.
 """
 
 from __future__ import annotations
@@ -63,13 +62,13 @@ PRELOADED_KEYS = 1_000
 
 
 class Kind(enum.Enum):
-    """What can go wrong."""
+    """Faults."""
 
     CONTROL_DOWN = "the control link of an agent is down for a while"
     METRICS_DOWN = "the metrics link of an agent is down for a while"
     LINKS_DOWN = "both links of an agent are down for a while"
-    BLACKHOLE = "both links of an agent swallow everything for a while"
-    HELD_BACK = "both links of an agent keep everything back for a while, and deliver it then"
+    BLACKHOLE = "both links of an agent drop all messages for a while"
+    HELD_BACK = "both links of an agent delay all messages for a while"
     AGENT_KILLED = "an agent is killed"
     AGENT_RESTARTED = "an agent is killed, and started again under the same name after a while"
     AGENT_TERMINATED = "an agent gets SIGTERM"
@@ -78,19 +77,19 @@ class Kind(enum.Enum):
     WORKER_STUCK = "a worker process never ends"
     INTERRUPTED = "Ctrl-C on the coordinator"
     HELD_UP = "the coordinator's process is stopped for a while"
-    KILLED = "the coordinator is killed, and resumed after a while, or started anew if its run had not begun"
-    FULL = "the coordinator cannot write its journal any more; then as if it was killed"
+    KILLED = "the coordinator is killed, and resumed after a while, or another is started if its run had not started"
+    FULL = "the coordinator can no longer write its journal; then as if it was killed"
     REPLACED = "the coordinator is killed, and another run is started after a while"
     COLLECTED = "the first run, if it has ended without some results, is resumed to collect them"
 
 
 DEATHS = (Kind.AGENT_KILLED, Kind.AGENT_RESTARTED, Kind.WORKER_KILLED, Kind.WORKER_STUCK)
-"""After these, operations were done that nobody can report any more."""
+"""Faults that lose operations before they are reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something goes wrong. agent: of which agent, counted round. seconds: for how long."""
+    """A fault. agent: its number, modulo the living agents. seconds: the duration."""
 
     kind: Kind
     at_s: float
@@ -100,10 +99,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What a fleet lives through. expected: agents the run waits for, at_least: those that are enough in the end; the
-    others stand by. requests: operations of each pool instead of a duration; dead: none of them succeeds. preloads:
-    workers fill the key space first. cleans: keys are deleted at the end. loss, repeats: shares of messages lost and
-    delivered twice. slow: agents report as those of a large fleet, several seconds at once."""
+    """A fleet and its faults. expected: agents that the run waits for; further agents stand by. at_least: agents that
+    suffice after the wait. requests: operations per pool instead of a duration. dead: no operation succeeds. preloads:
+    workers preload first. cleans: keys are deleted at the end. loss, repeats: shares of messages that are lost or
+    delivered twice. slow: frames cover several seconds, as in a large fleet."""
 
     seed: int = 0
     agents: int = 2
@@ -128,7 +127,7 @@ class Scenario:
 
 @dataclass(slots=True)
 class Wire:
-    """One link of one agent, as TCP has it: in order while it is up, and what is under way is lost with it."""
+    """One link of one agent, like TCP: ordered while it is up, and messages under way are lost with it."""
 
     up: bool = False
     wanted: bool = False
@@ -140,7 +139,7 @@ class Wire:
 
 
 class World:
-    """All of it. Times inside are true nanoseconds; a host's own clock is `offset_ns` ahead.
+    """The whole simulation. Its times are true nanoseconds; a host's own clock is `offset_ns` ahead.
 
     starts: of each worker process, how far off the common start it began, and the round trip in which the clock was
     compared, both in ns. preloads: how often each worker thread of a run began to fill its part of the key space.
@@ -185,7 +184,7 @@ class World:
         heapq.heappush(self._queue, (max(at_ns, self.now_ns), next(self._order), what))
 
     def play_for(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """For so long, or until something is so."""
+        """Play for some seconds, or until a condition is true."""
         end_ns = self.now_ns + round(seconds * NS_PER_S)
         while self._queue and self._queue[0][0] <= end_ns and not until():
             self.now_ns, _, what = heapq.heappop(self._queue)
@@ -194,7 +193,7 @@ class World:
             self.now_ns = end_ns
 
     def play(self) -> None:
-        """Until everybody rests, or the end of time."""
+        """Play until the fleet rests, or the end of time."""
         while self._queue and self.now_ns < END_OF_TIME_S * NS_PER_S:
             self.now_ns, _, what = heapq.heappop(self._queue)
             what()
@@ -203,7 +202,7 @@ class World:
 
     @property
     def rests(self) -> bool:
-        """No run goes on or is about to, and no agent has anything left of one."""
+        """Whether no run is active or about to start, and no agent has results left."""
         if self.coordinators_to_come or self.coordinator is not None or len(self.agents) < self.scenario.agents:
             return False
         return all(
@@ -211,11 +210,11 @@ class World:
             for agent in self.agents
         )
 
-    # -- who is there
+    # -- participants
 
     @property
     def loading(self) -> list[SimulatedAgent]:
-        """Agents whose worker processes may write to the target at this moment."""
+        """Agents whose worker processes may write to the target now."""
         return [agent for agent in self.agents if any(worker.is_loading for worker in agent.workers.values())]
 
     def _open_coordinator(self, resume: str | None = None) -> None:
@@ -230,16 +229,16 @@ class World:
         agent.reconnect()
 
     def close_coordinator(self) -> None:
-        """It is gone, and all its connections with it."""
+        """Remove the coordinator and drop all its connections."""
         self.coordinator = None
         for agent in self.agents:
             for name in agent.wires:
                 agent.drop(name)
 
-    # -- what goes wrong
+    # -- faults
 
     def inflict(self, fault: Fault) -> None:
-        """It goes wrong now."""
+        """Inflict a fault now."""
         living = [agent for agent in self.agents if agent.alive]
         agent = living[fault.agent % len(living)] if living else None
         coordinator = self.coordinator
@@ -275,7 +274,7 @@ class World:
             case Kind.HELD_UP if coordinator:
                 coordinator.held_up_until_ns = until_ns
             case Kind.KILLED | Kind.REPLACED if coordinator:
-                # Not between two events: in the middle of what one of the next events has it do.
+                # Not between two events, but between the actions of one of the next events.
                 coordinator.actions_to_live = self.draw.randint(0, 6)
                 self._follow(coordinator, fault)
             case Kind.FULL if coordinator:
@@ -287,7 +286,7 @@ class World:
                     self._open_coordinator("run-1")
 
     def _follow(self, coordinator: SimulatedCoordinator, fault: Fault) -> None:
-        """Have another coordinator come after one that ends early."""
+        """Start another coordinator after one that ended early."""
         self.coordinators_to_come += 1
 
         def follow() -> None:
@@ -299,7 +298,7 @@ class World:
             written = fold(self.journals[coordinator.run_id])
             if fault.kind is not Kind.REPLACED and written.started is not None and written.closed is None:
                 if not was_interrupted(self.journals[coordinator.run_id]):
-                    self.interrupted.discard(coordinator.run_id)  # it was killed before it could write it down
+                    self.interrupted.discard(coordinator.run_id)  # it was killed before it could record the interrupt
                 self._open_coordinator(coordinator.run_id)
             elif written.closed is None:
                 self._open_coordinator()
@@ -308,13 +307,13 @@ class World:
 
 
 def requests_of(scenario: Scenario) -> int | None:
-    """Of the whole fleet."""
+    """The requests of the whole fleet."""
     pools = scenario.pools or scenario.expected * scenario.processes
     return None if scenario.requests is None else scenario.requests * pools
 
 
 def was_interrupted(records: list[AnyRecord]) -> bool:
-    """Whether it was decided to interrupt this run, and not just its deletion."""
+    """Whether the run was interrupted, and not only its clean-up."""
     return any(isinstance(record, StopDecided) and record.exit_code == EXIT_INTERRUPTED for record in records)
 
 
@@ -387,7 +386,7 @@ class SimulatedCoordinator:
         return self._world.coordinator is self
 
     def happens(self, event: steps.RunEvent) -> None:
-        """Something has come; the loop takes it up when it can."""
+        """Queue an event for the loop."""
         self._inbox.append(event)
         if not self._is_awake:
             self._is_awake = True
@@ -408,7 +407,7 @@ class SimulatedCoordinator:
             return
         inbox, self._inbox = self._inbox[:64], self._inbox[64:]
         for event in [*inbox, steps.Tick()]:
-            # What an interrupt ends in these phases is not the run.
+            # In these phases, an interrupt does not end the run.
             cleans = self.run.state.phase in (Phase.CLEANING, Phase.COLLECTING)
             if isinstance(event, steps.Interrupted) and self.end is None and not cleans:
                 self._world.interrupted.add(self.run_id)
@@ -417,7 +416,7 @@ class SimulatedCoordinator:
                     return
 
     def _perform(self, action: steps.Action) -> bool:
-        """Whether it still lives."""
+        """Perform an action. Returns whether the coordinator is still alive."""
         if self.actions_to_live is not None:
             self.actions_to_live -= 1
             if self.actions_to_live < 0:
@@ -448,7 +447,7 @@ class SimulatedCoordinator:
         return True
 
     def _break_off(self) -> None:
-        """It tells its agents, and waits for their answers as long as its loop would at most."""
+        """Stop the agents, and wait for their answers at most as long as the real loop."""
         self.is_broken = True
         members = list(self.run.state.registry)
         if self.aggregate.closed is not None:
@@ -483,7 +482,7 @@ class SimulatedCoordinator:
                     agent.carry(name, "to", lambda agent=agent: agent.happens(events.Received(send.envelope)))  # type: ignore[misc]
 
     def receives(self, routing_id: bytes, envelope: Envelope) -> None:
-        """A message has arrived."""
+        """Receive a message."""
         self.happens(steps.FromAgent(routing_id, envelope))
 
 
@@ -527,7 +526,7 @@ class SimulatedAgent:
             self._world.after(TICK_S, self._tick)
 
     def stop_until(self, until_ns: int) -> None:
-        """As SIGSTOP does, and then SIGCONT."""
+        """Stop the process until this time."""
         self.stopped_until_ns = max(self.stopped_until_ns, until_ns)
         self._world.at(self.stopped_until_ns, self._wake)
 
@@ -540,14 +539,14 @@ class SimulatedAgent:
                 self._handle(event)
 
     def happens(self, event: events.AgentEvent, worker: SimulatedWorker | None = None) -> None:
-        """Something has come; the loop takes it up at once, unless it is stopped. worker: from whose pipe it came."""
+        """Handle an event at once, or after the stop. worker: the sender, for an event from a pipe."""
         if self._world.now_ns < self.stopped_until_ns:
             self._inbox.append((event, worker))
         else:
             self._handle(event)
 
     def _handle(self, event: events.AgentEvent) -> None:
-        """The session hears of it, and what it decides is done."""
+        """Let the session handle an event, and perform its actions."""
         if not self.alive:
             return
         if isinstance(event, events.Received):
@@ -592,11 +591,11 @@ class SimulatedAgent:
     # -- wires
 
     def routing_id(self, name: str) -> bytes:
-        """What the coordinator knows the present connection by."""
+        """The routing id of the current connection."""
         return f"{self.incarnation}/{name}/{self.wires[name].connection}".encode()
 
     def carry(self, name: str, way: str, deliver: Callable[[], None]) -> None:
-        """Take a message along a wire, perhaps."""
+        """Deliver a message over a link, unless it is lost."""
         world, wire = self._world, self.wires[name]
         if not wire.up or world.now_ns < wire.swallow_until_ns or world.draw.random() < world.scenario.loss:
             return
@@ -612,7 +611,7 @@ class SimulatedAgent:
             world.at(wire.last_ns[way], arrive)
 
     def drop(self, name: str) -> None:
-        """A connection breaks; it will be made again."""
+        """Break a connection, and reconnect later."""
         wire = self.wires[name]
         if wire.up:
             wire.up = False
@@ -621,7 +620,7 @@ class SimulatedAgent:
         self.reconnect()
 
     def reconnect(self) -> None:
-        """Try, now and then, to have the connections that are wanted."""
+        """Try repeatedly to open the wanted connections."""
         for name in self.wires:
             self._world.after(self._world.draw.uniform(0.05, 1.0), lambda name=name: self._connect(name))  # type: ignore[misc]
 
@@ -662,7 +661,7 @@ class SimulatedAgent:
             return
 
     def hears(self, worker: SimulatedWorker, message: object) -> None:
-        """A report has come through a pipe."""
+        """Receive a report from a pipe."""
         if self.alive and self.workers.get(worker.number) is worker:
             if isinstance(message, WorkerMetrics):
                 for part in message.intervals:
@@ -672,7 +671,7 @@ class SimulatedAgent:
 
 
 def figures(part: IntervalMetrics) -> dict[str, int]:
-    """What must come through as it is."""
+    """Figures that must reach the journal unchanged."""
     messages = [pool.deliveries for pool in part.pools.values()]
     return {
         "issued": part.issued,
@@ -685,7 +684,7 @@ def figures(part: IntervalMetrics) -> dict[str, int]:
 
 
 class SimulatedWorker:
-    """A worker process: a few operations each second, some of them late, and some after the end."""
+    """A worker process with a few operations per second, some of them late, some after the end."""
 
     def __init__(self, world: World, agent: SimulatedAgent, number: int, assignment: Assignment) -> None:
         self._world, self._agent, self.number = world, agent, number
@@ -709,7 +708,7 @@ class SimulatedWorker:
         )
 
     def _preload(self, done: int = 0) -> None:
-        """A tenth of it after the other; it may take longer than agents may be silent."""
+        """Preload in ten steps, which may take longer than agents may be silent."""
         if not self.alive or self.is_stuck:
             return
         if self._world.now_ns >= self._lease_ends_ns:
@@ -745,7 +744,7 @@ class SimulatedWorker:
         return sum(quota_of(requests, thread, total) or 0 for thread in self._assignment.threads)
 
     def _begin(self) -> None:
-        """The load begins: of none of its pools may another agent be at work."""
+        """Begin the load. No other agent may be loading with the same pools."""
         pools = {share.number for share in self._assignment.pools}
         for agent in self._world.loading:
             if agent is self._agent or not self.is_loading:
@@ -761,11 +760,11 @@ class SimulatedWorker:
 
     @property
     def is_loading(self) -> bool:
-        """Whether it may write to the target."""
+        """Whether the worker may write to the target."""
         return self.alive and self._is_started and not self._over and not self.is_stuck
 
     def exits(self, code: int) -> None:
-        """It is gone; the agent reads the end of its pipe."""
+        """End the process. The agent reads the end of its pipe."""
         if self.alive:
             self.alive = False
             if self._agent.workers.get(self.number) is self:
@@ -783,7 +782,7 @@ class SimulatedWorker:
 
     def ordered(self, order: WorkerStart | WorkerStop) -> None:
         if isinstance(order, WorkerStart) and self._world.now_ns >= self._lease_ends_ns:
-            # As a worker process does: its lease is over, so it begins nothing.
+            # Like a real worker process: the lease has expired, so it begins nothing.
             self._t0_ns = order.t0_ns - self._agent.offset_ns
             self._left, self._is_fenced, self._is_ending = 0, True, True
             self._world.after(0.01, self._finish)
@@ -837,7 +836,7 @@ class SimulatedWorker:
         if not self.alive or self._over:
             return
         if self.is_stuck and self._world.now_ns >= min(self._lease_ends_ns, self._ends_ns):
-            return  # it never ends, but begins no operation either
+            return  # it never ends, but begins no further operation
         unheard_ns = self._world.now_ns - self._agent.leased_ns
         lease_ns = round(self._world.scenario.lease_s * NS_PER_S)
         if unheard_ns > lease_ns and not self._is_ending and not self.is_stuck:

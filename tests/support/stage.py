@@ -33,7 +33,7 @@ Reply = Any
 class Stage:
     """A worker whose clock moves only by the time that calls take, and whose client gives the test's answers.
 
-    answers: what each call returns, or raises; the last one goes on. takes_ns: how long a call takes.
+    answers: the result or error of each call, the last one repeated. takes_ns: the time of a call.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Stage:
 
     def answer(self, commands: list[tuple[Any, ...]]) -> Reply:
         self.calls.append(commands)
-        assert len(self.calls) < 1000, "it goes on for ever"
+        assert len(self.calls) < 1000, "it never ends"
         self.now_ns += self.takes_ns
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if callable(answer):
@@ -162,7 +162,7 @@ class FakePool:
 
     def checkout(self) -> tuple[Any, int]:
         self.checkouts += 1
-        assert self.checkouts < 1000, "it goes on for ever"
+        assert self.checkouts < 1000, "it never ends"
         self._stage.now_ns += self._stage.checkout_takes_ns
         self.before(self.checkouts)
         self.lent += 1

@@ -16,9 +16,9 @@ _FEWEST = 20.0
 
 
 def fits(draws: Ints, cells: list[tuple[int, int]], shares: Floats) -> bool:
-    """Pearson's chi-square test. cells: (first, last) numbers in ascending order; shares: the probability of each.
+    """Pearson's chi-square test. cells: (first, last) numbers in ascending order; shares: the probability of each cell.
 
-    False for draws outside all cells, and for a statistic that right draws exceed once in 30,000 times.
+    False for draws outside all cells, and for a statistic that correct draws exceed once in 30,000 times.
     """
     firsts, lasts = (np.array(ends) for ends in zip(*cells, strict=True))
     places = np.searchsorted(firsts, draws, side="right") - 1

@@ -21,8 +21,8 @@ from tests.support.commands import PATIENCE_S, CommandLine
 CTRL_C, CTRL_S, CTRL_Q = b"\x03", b"\x13", b"\x11"
 _POLL_S = 0.05
 _ROWS_COLUMNS = (40, 120)
-# The terminal becomes the controlling one of a session of its own: then it is the kernel that turns Ctrl-C into a
-# SIGINT for everybody in the foreground.
+# The terminal becomes the controlling terminal of a new session, so the kernel turns Ctrl-C into a SIGINT for all
+# foreground processes.
 _TAKE_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -59,13 +59,13 @@ class WorkerReport:
 
     @property
     def pool(self) -> PoolMetrics:
-        """The only group of pools."""
+        """The metrics of the only pool group."""
         [pool] = self.total.pools.values()
         return pool
 
     @property
     def all_commands(self) -> CommandMetrics:
-        """All commands together."""
+        """The metrics of all commands together."""
         return merge_commands(self.pool.commands.values())
 
     def check_sums(self) -> None:

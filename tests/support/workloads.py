@@ -1,4 +1,4 @@
-"""Command mixes, and the operations that a worker draws from them."""
+"""Command mixes, and the operations that a worker draws."""
 
 from __future__ import annotations
 
