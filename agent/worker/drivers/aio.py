@@ -21,9 +21,8 @@ from concurrent.futures import Executor, Future
 from itertools import islice
 from typing import Any, TypeAlias
 
-from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
+from agent.worker.drivers.base import FAILED_PACE_NS, InstancePoolRunner, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
-from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.process_usage import LoopRecord, pack_turn
 from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pacing.pacer import Span
@@ -33,7 +32,7 @@ from agent.worker.pools.task_pools import AsyncClientInstance, AsyncClientInstan
 from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.plan.schema import Pools, Target
-from common.redis_client.async_clients import AsyncClient, count_async_nodes
+from common.redis_client.async_clients import count_async_nodes
 from common.units import NS_PER_S
 
 TaskContext: TypeAlias = WorkerContext[AsyncClientInstancePool]
@@ -46,7 +45,7 @@ _SELECTABLE = 1024
 """select(2) takes file descriptors below this."""
 
 
-class TaskPoolRunner:
+class TaskPoolRunner(InstancePoolRunner[AsyncClientInstancePool]):
     """See `PoolRunner`. Workers are tasks of one event loop, their clients `redis.asyncio.Redis`.
 
     Only the loop's thread touches the loop; other threads send it calls (`_call`).
@@ -54,10 +53,8 @@ class TaskPoolRunner:
 
     def __init__(self, target: Target, pools: Pools, name: str, cancellation: Cancellation) -> None:
         """Raises PlanError."""
-        self.pool = AsyncClientInstancePool(
-            [AsyncClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)],
-            pools.checkout_timeout_s,
-        )
+        instances = [AsyncClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
+        super().__init__(AsyncClientInstancePool(instances, pools.checkout_timeout_s))
         self._turns = LoopRecord()
         self._close_within_s = float(target.connect_timeout_s) + _CLOSE_GRACE_S
         self._thread = threading.Thread(target=self._live, name=name, daemon=True)
@@ -67,16 +64,8 @@ class TaskPoolRunner:
         self._running = 0
 
     @property
-    def logs(self) -> Sequence[EventLog]:
-        return [instance.events for instance in self.pool.instances]
-
-    @property
     def loops(self) -> Sequence[LoopRecord]:
         return [self._turns]
-
-    @property
-    def client(self) -> AsyncClient:
-        return self.pool.instances[0].client
 
     @property
     def nodes(self) -> int:

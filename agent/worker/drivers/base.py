@@ -15,11 +15,13 @@ from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.rows import Outcomes, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure
 from agent.worker.pacing.pacer import Pacer, Span
+from agent.worker.pools.instance_queue import InstanceQueue
 from agent.worker.pools.prewarm import Prewarmable
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
 
 P = TypeVar("P")
+Q = TypeVar("Q", bound=InstanceQueue[Any])
 
 FAILED_PACE_NS = 1_000_000
 """In a closed loop, the least time between the starts of a worker's operations while they fail without a reply. Calls
@@ -105,3 +107,18 @@ class PoolRunner(Protocol):
 
     def close(self) -> None:
         """Close all client instances, and everything that was opened for them. Idempotent."""
+
+
+class InstancePoolRunner(Generic[Q]):
+    """The parts of a `PoolRunner` that threads and tasks share: both lend client instances of redis-py."""
+
+    def __init__(self, pool: Q) -> None:
+        self.pool = pool
+
+    @property
+    def logs(self) -> Sequence[EventLog]:
+        return [instance.events for instance in self.pool.instances]
+
+    @property
+    def client(self) -> Any:
+        return self.pool.instances[0].client

@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from agent.worker.drivers.base import FAILED_PACE_NS, Job, WorkerContext
+from agent.worker.drivers.base import FAILED_PACE_NS, InstancePoolRunner, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
-from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pools.instance_queue import CheckoutTimeout
@@ -24,34 +23,23 @@ from agent.worker.pools.thread_pools import ClientInstance, ClientInstancePool
 from common.cancellation import Cancellation, CutShort
 from common.clock import monotonic_ns
 from common.plan.schema import Pools, Target
-from common.redis_client import Client
 from common.redis_client.clients import count_nodes
 
 ThreadContext: TypeAlias = WorkerContext[ClientInstancePool]
 
 
-class ThreadPoolRunner:
+class ThreadPoolRunner(InstancePoolRunner[ClientInstancePool]):
     """See `PoolRunner`. Workers are threads, their clients `redis.Redis`."""
 
     def __init__(self, target: Target, pools: Pools, _: str, cancellation: Cancellation) -> None:
         """Raises PlanError."""
-        self.pool = ClientInstancePool(
-            [ClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)],
-            pools.checkout_timeout_s,
-        )
+        instances = [ClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
+        super().__init__(ClientInstancePool(instances, pools.checkout_timeout_s))
         self._threads: list[threading.Thread] = []
-
-    @property
-    def logs(self) -> Sequence[EventLog]:
-        return [instance.events for instance in self.pool.instances]
 
     @property
     def loops(self) -> Sequence[LoopRecord]:
         return ()
-
-    @property
-    def client(self) -> Client:
-        return self.pool.instances[0].client
 
     @property
     def nodes(self) -> int:
