@@ -12,7 +12,7 @@ Counts and histograms add up exactly in both.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
@@ -295,7 +295,7 @@ def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """The sum for each key, in the order in which keys first appear. At most `MAX_NAMES` keys, see `add_named`."""
     total: dict[str, int] = {}
-    for part in parts:
+    for part in filter(None, parts):  # most are empty
         for name, count in part.items():
             add_named(total, name, count)
     return total
@@ -325,15 +325,16 @@ class _FieldMerge(Generic[M]):
     def __init__(self, kind: type[M], *others: str) -> None:
         types = get_type_hints(kind)
         self._kind = kind
-        self._fields = [
-            (name, attrgetter(name), _MERGE_BY_TYPE[types[name]])
-            for name in kind.__struct_fields__
-            if name not in others
-        ]
+        self._names = [name for name in kind.__struct_fields__ if name not in others]
+        self._merges = [_MERGE_BY_TYPE[types[name]] for name in self._names]
+        self._values = attrgetter(*self._names)
 
-    def __call__(self, parts: Sequence[M], **others: Any) -> M:
-        merged = {name: merge(map(value_in, parts)) for name, value_in, merge in self._fields}
-        return self._kind(**merged, **others)
+    def __call__(self, parts: Iterable[M], **merged: Any) -> M:
+        """merged: the other fields."""
+        columns = zip(*map(self._values, parts), strict=True)  # none without parts: the fields keep their defaults
+        for name, merge, column in zip(self._names, self._merges, columns, strict=False):
+            merged[name] = merge(column)
+        return self._kind(**merged)
 
 
 _MERGE_BY_TYPE: dict[object, Callable[[Iterable[Any]], Any]] = {
