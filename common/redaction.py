@@ -40,8 +40,8 @@ _ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]
 """A password among the options of a URL or of another tool's connection string."""
 _SHORT = 4
 """Shorter values are replaced only where a message quotes exactly them: they also occur within other words."""
-_CUT = re.compile(r"([^\n]{,60})(\.\.\.)")
-_SHOWN = 57
+_SHORTENED = re.compile(r"([^\n]{,60})(\.\.\.)")
+_SHOWN_LETTERS = 57
 """`common.units.show` cuts text after this many characters."""
 
 
@@ -60,11 +60,13 @@ def hide_userinfo(text: str) -> str:
 
 def hide_values(text: str, values: Iterable[str]) -> str:
     """The text with `***` for each of the values, in all forms in which a message may quote a value."""
-    forms = {form for value in values for form in (value, printable(value), printable(value[:60])[:_SHOWN]) if form}
+    forms = {
+        form for value in values for form in (value, printable(value), printable(value[:60])[:_SHOWN_LETTERS]) if form
+    }
     for form in sorted(forms, key=len, reverse=True):
         is_short = len(form) < _SHORT
         text = text.replace(f'"{form}"' if is_short else form, f'"{REDACTED}"' if is_short else REDACTED)
-    return _CUT.sub(lambda cut: _without_beginning(cut[1], forms) + cut[2], text)
+    return _SHORTENED.sub(lambda cut: _without_beginning(cut[1], forms) + cut[2], text)
 
 
 def _without_beginning(text: str, forms: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ _NAP_S = 0.05
 _SWITCH_S = 0.0002
 """How long a computing thread keeps the interpreter lock while others wait. Worker threads release the lock at each
 socket call. With the default, they would then wait for the main thread for up to 5 ms."""
-_REST = 9
+_PAUSE_FACTOR = 9
 """The pause after reading the counters, as a multiple of the time that the reading took."""
 _KEPT_BYTES = 4 << 20
 _CUT_GRACE_NS = 1 * NS_PER_S
@@ -103,7 +103,7 @@ def _serve(pipe: Pipe) -> None:
         run = WorkerRun(order.assignment, order.run_id)
         try:
             _prepare(pipe, run, order.assignment)
-            _carry_out(pipe, run, order.assignment)
+            _run_load(pipe, run, order.assignment)
         finally:
             run.close()
     except TargetError as error:
@@ -151,7 +151,7 @@ def _prepare(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     pipe.send(Prepared(processes=1, connections_open=connections_open, preloaded=preloaded))
 
 
-def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
+def _run_load(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     order = pipe.receive(None)
     if not isinstance(order, WorkerStart):
         raise _Stopped
@@ -161,7 +161,7 @@ def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
         raise _Fenced
     span, collector = run.start(order.t0_ns, order.takeover)
     try:
-        drained, fenced = _watch(pipe, run, span, collector, assignment)
+        drained, fenced = _supervise_load(pipe, run, span, collector, assignment)
         if run.crash:
             raise _Crashed(run.crash)
     except BaseException:
@@ -171,7 +171,9 @@ def _carry_out(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
     _finish(pipe, run, span, collector, drained=drained, fenced=fenced)
 
 
-def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment) -> tuple[bool, bool]:
+def _supervise_load(
+    pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment
+) -> tuple[bool, bool]:
     """Report each second until all workers have ended and subscribers have read their last messages. Returns (whether
     all workers ended in time, whether the load ended because the lease did)."""
     drain_ns = assignment.plan.fleet.drain_s.ns
@@ -186,7 +188,7 @@ def _watch(pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignm
         if now_ns >= look_ns:
             collector.look()
             # With many busy threads, this thread waits long for the interpreter lock. Leave it time for other work.
-            look_ns = monotonic_ns() + _REST * (monotonic_ns() - now_ns)
+            look_ns = monotonic_ns() + _PAUSE_FACTOR * (monotonic_ns() - now_ns)
         is_clear = pipe.is_clear  # while the agent does not read, at most one report is queued
         if now_ns >= due_ns and is_clear:
             through = (now_ns - span.t0_ns - _SLACK_NS) // NS_PER_S - 1

@@ -318,7 +318,7 @@ class _Reader:
                 self._cut(connection, "messages of several parts")
             else:
                 batch.append((connection, part.bytes))
-            self._peers.heard(connection.fileno)
+            self._peers.message_received(connection.fileno)
         if not batch:
             return False
         flooded = set()
@@ -388,7 +388,7 @@ class _Reader:
         if now_ns - self._housekeeping_ns < _HOUSEKEEPING_NS:
             return
         self._housekeeping_ns = now_ns
-        for fileno in self._peers.look(now_ns, self._most_strangers):
+        for fileno in self._peers.check(now_ns, self._most_strangers):
             shut_down(fileno, self._port)
         while self._closed and now_ns - self._closed[0][0] > _FORGET_NS and not self._closed[0][1].messages:
             with self._lock:

@@ -115,12 +115,12 @@ class Peers:
         if (peer := self._open.get(fileno)) is not None:
             peer.connection = connection
 
-    def heard(self, fileno: int) -> None:
+    def message_received(self, fileno: int) -> None:
         """A message has come."""
         if (peer := self._open.get(fileno)) is not None:
             peer.quiet_from = None
 
-    def look(self, now_ns: int, most: int) -> list[int]:
+    def check(self, now_ns: int, most: int) -> list[int]:
         """Update the count of refusals. Returns the oldest strangers beyond `most`, by file descriptor."""
         for peer in list(self._strangers.values()):
             if now_ns - peer.accepted_ns <= self._handshake_ns:

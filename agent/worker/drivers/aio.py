@@ -57,9 +57,9 @@ class TaskPoolRunner(InstancePoolRunner[AsyncClientInstancePool]):
         super().__init__(AsyncClientInstancePool(instances, pools.checkout_timeout_s))
         self._turns = LoopRecord()
         self._close_within_s = float(target.connect_timeout_s) + _CLOSE_GRACE_S
-        self._thread = threading.Thread(target=self._live, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run_loop, name=name, daemon=True)
         self._started: Future[asyncio.AbstractEventLoop] = Future()
-        self._over = asyncio.Event()
+        self._closing = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._running = 0
 
@@ -93,9 +93,9 @@ class TaskPoolRunner(InstancePoolRunner[AsyncClientInstancePool]):
         self._tasks = [asyncio.create_task(self._work(job), name=job.name) for job in jobs]
         for task in self._tasks:
             # A callback, because a task that is cancelled at once never begins `_work`.
-            task.add_done_callback(self._one_ended)
+            task.add_done_callback(self._worker_ended)
 
-    def _one_ended(self, _: asyncio.Task[None]) -> None:
+    def _worker_ended(self, _: asyncio.Task[None]) -> None:
         self._running -= 1
 
     async def _work(self, job: Job) -> None:
@@ -117,7 +117,7 @@ class TaskPoolRunner(InstancePoolRunner[AsyncClientInstancePool]):
             asyncio.get_running_loop().call_later(_CANCEL_AGAIN_S, self._cut)
 
     def close(self) -> None:
-        self._call(self._over.set)
+        self._call(self._closing.set)
         if self._thread.ident is not None:
             self._thread.join(self._close_within_s)
 
@@ -128,19 +128,19 @@ class TaskPoolRunner(InstancePoolRunner[AsyncClientInstancePool]):
             except RuntimeError:  # the loop was closed at this moment
                 return
 
-    def _live(self) -> None:
+    def _run_loop(self) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: precise_loop(self._turns)) as runner:
                 self._started.set_result(runner.get_loop())
-                runner.run(self._until_over())
+                runner.run(self._until_closed())
         except Exception as error:
             if not self._started.done():
                 self._started.set_exception(error)
                 return
             raise
 
-    async def _until_over(self) -> None:
-        await self._over.wait()
+    async def _until_closed(self) -> None:
+        await self._closing.wait()
         # Cancel workers that missed their cancellation, and connections that are still being prewarmed.
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in others:

@@ -29,7 +29,7 @@ from common.metrics.intervals import IntervalMetrics, PoolMetrics
 from common.plan.timeline import Timeline
 from common.units import NS_PER_S
 
-_MANY = 5000
+_GATHER_AFTER = 5000
 """Operations after which rows are added up: enough to justify numpy's calls, few enough for the CPU cache."""
 
 
@@ -152,7 +152,7 @@ class Collector:
         """Read the CPU time, and add up rows if there are many. Call it often: then the CPU time of each second is
         exact, and each call has little to do."""
         self._usage.look()
-        if self.issued - self._issued_then >= _MANY:
+        if self.issued - self._issued_then >= _GATHER_AFTER:
             self._gather()
 
     def woke(self, waited_ns: int) -> None:

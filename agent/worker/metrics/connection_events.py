@@ -109,10 +109,10 @@ class EventLog:
         return taken
 
 
-_STEP = {EventKind.OPENED: 1, EventKind.DROPPED: -1, EventKind.CLOSED: -1}
-_FAILED = (EventKind.ATTEMPT_FAILED, EventKind.LINK_FAILED)
-_STANDS = (EventKind.OPENED, EventKind.LINK_OPENED)
-_LEFT = (EventKind.DROPPED, EventKind.CLOSED, EventKind.ATTEMPT_FAILED, EventKind.LINK_UNWANTED)
+_OPEN_CHANGE = {EventKind.OPENED: 1, EventKind.DROPPED: -1, EventKind.CLOSED: -1}
+_FAILED_KINDS = (EventKind.ATTEMPT_FAILED, EventKind.LINK_FAILED)
+_OPENED_KINDS = (EventKind.OPENED, EventKind.LINK_OPENED)
+_LEAVING_KINDS = (EventKind.DROPPED, EventKind.CLOSED, EventKind.ATTEMPT_FAILED, EventKind.LINK_UNWANTED)
 """After these events a connection is wanted until the end of the second, unless it is tried again."""
 
 
@@ -131,7 +131,7 @@ class ConnectionTally:
         """Metrics of one second. is_late: the second has been reported already, with its gauges."""
         peak = self._open
         for _, kind, _, _ in events:
-            self._open += _STEP.get(kind, 0)
+            self._open += _OPEN_CHANGE.get(kind, 0)
             peak = max(peak, self._open)
         wanted = self._follow(events)
         kinds = Counter(kind for _, kind, _, _ in events)
@@ -170,13 +170,13 @@ class ConnectionTally:
             if which is None:
                 continue
             self._wanted.add(which)
-            if kind in _LEFT:
+            if kind in _LEAVING_KINDS:
                 leaving.add(which)
             else:
                 leaving.discard(which)
-            if kind in _STANDS:
+            if kind in _OPENED_KINDS:
                 self._ever_open.add(which)
-            elif kind in _FAILED:
+            elif kind in _FAILED_KINDS:
                 self._causes[which] = str(detail)
             elif kind is EventKind.LINK_WANTED:
                 self._links.add(which)

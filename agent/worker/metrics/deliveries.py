@@ -125,7 +125,7 @@ class CollectedDeliveries:
     def release(self, key: tuple[int, int]) -> DeliveryMetrics:
         """Metrics of the rows with this key, which are removed."""
         second, leg = key
-        mine = self._keys == second * MAX_LEGS + leg
-        rows = self._rows[mine]
-        self._rows, self._keys = self._rows[~mine], self._keys[~mine]
+        is_here = self._keys == second * MAX_LEGS + leg
+        rows = self._rows[is_here]
+        self._rows, self._keys = self._rows[~is_here], self._keys[~is_here]
         return add_up(rows)

@@ -101,16 +101,16 @@ class ZipfRanks:
         """One rank of 1..size for each size, shape (n,)."""
         ranks = np.empty(sizes.size, dtype=np.int64)
         lasts = self._integral(sizes.astype(np.float64) + 0.5)
-        open_ = np.arange(sizes.size)
-        while open_.size:
-            last = lasts[open_]
-            points = last + generator.random(open_.size) * (self._first - last)
+        undecided = np.arange(sizes.size)
+        while undecided.size:
+            last = lasts[undecided]
+            points = last + generator.random(undecided.size) * (self._first - last)
             x = self._inverse(points)
             # A rounding error may lead out of the range.
-            nearest = np.minimum(np.maximum(np.floor(x + 0.5), 1.0), sizes[open_])
+            nearest = np.minimum(np.maximum(np.floor(x + 0.5), 1.0), sizes[undecided])
             taken = (nearest - x <= self._sure) | (points >= self._integral(nearest + 0.5) - self._height(nearest))
-            ranks[open_[taken]] = nearest[taken].astype(np.int64)
-            open_ = open_[~taken]
+            ranks[undecided[taken]] = nearest[taken].astype(np.int64)
+            undecided = undecided[~taken]
         return ranks
 
     def _height(self, x: Floats) -> Floats:

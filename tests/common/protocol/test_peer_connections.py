@@ -10,7 +10,7 @@ SILENTLY = "broken off"
 
 
 def looked(peers: Peers, now_ns: int = NOW_NS, most: int = 100) -> int:
-    peers.look(now_ns, most)
+    peers.check(now_ns, most)
     return peers.refused().total()
 
 
@@ -50,7 +50,7 @@ def test_a_silent_agent_does_not_stay_a_stranger() -> None:
     peers.accepted(7, NOW_NS)
     peers.succeeded()
     late_ns = NOW_NS + 60 * NS_PER_S
-    assert peers.look(late_ns, 0) == []
+    assert peers.check(late_ns, 0) == []
     assert looked(peers, late_ns) == 0
 
 
@@ -59,7 +59,7 @@ def test_the_oldest_strangers_are_named_when_there_are_too_many() -> None:
     for fileno in range(5):
         peers.accepted(fileno, NOW_NS)
     peers.first_message(0, Connection(b"a", 0))
-    assert peers.look(NOW_NS, 2) == [1, 2]
+    assert peers.check(NOW_NS, 2) == [1, 2]
 
 
 def test_a_peer_that_is_put_off_is_not_refused() -> None:
@@ -75,7 +75,7 @@ def test_a_peer_that_sends_endless_bytes_without_a_message_is_found() -> None:
     for fileno in (7, 8):
         peers.accepted(fileno, NOW_NS)
     assert peers.endless({7: 1_000, 8: 1_000}, 100) == []
-    peers.heard(8)
+    peers.message_received(8)
     assert [peer.fileno for peer in peers.endless({7: 1_200, 8: 9_000, 9: 9_000}, 100)] == [7]
     assert [peer.fileno for peer in peers.endless({8: 9_200}, 100)] == [8]
 

@@ -56,7 +56,7 @@ class WireLoop:
     def __init__(self, now: MonotonicNs = monotonic_ns) -> None:
         self._now = now
         self.turns = LoopRecord()
-        self._thread = threading.Thread(target=self._live, name="wire loop", daemon=True)
+        self._thread = threading.Thread(target=self._run_thread, name="wire loop", daemon=True)
         self._calls: deque[Callable[[], None]] = deque()
         self._jobs: list[_RunningJob] = []
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -123,7 +123,7 @@ class WireLoop:
             self._wake.close()
             self._waker.close()
 
-    def _live(self) -> None:
+    def _run_thread(self) -> None:
         try:
             self._run()
         except Exception as error:  # noqa: BLE001 - the last resort: each job's `watched` reports it
@@ -147,11 +147,11 @@ class WireLoop:
                 next_ns = 0
             at_ns = now()
             if is_precise or at_ns >= next_ns:
-                next_ns, is_precise = self._tend(at_ns)
+                next_ns, is_precise = self._do_due_work(at_ns)
                 at_ns = now()
             add_turn(pack_turn(at_ns, at_ns - woken_ns))
 
-    def _tend(self, at_ns: int) -> tuple[int, bool]:
+    def _do_due_work(self, at_ns: int) -> tuple[int, bool]:
         """Do what is due. Returns (when to call it again, whether to wake up precisely then). If precisely, call it
         also after any event, because an event may make an operation due earlier."""
         is_precise = False

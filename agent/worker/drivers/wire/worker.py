@@ -70,7 +70,7 @@ class WireWorker:
         self.can_be_steady = has_one_row and not services.has_shared_quota
         self._is_steady = self.can_be_steady and context.pacer.steady_turn is not None
         self.steady_until_ns = self.span.end_ns
-        self.span.on_new_end(self._look_at_the_end)
+        self.span.on_new_end(self._update_steady_end)
         # Whether the latest turn belongs to an open loop.
         self._is_open_loop = not self._is_steady
         self._turns: Iterator[Turn] = context.pacer.rest() if self._is_steady else context.pacer.turns()
@@ -290,12 +290,12 @@ class WireWorker:
             self._has_ended, self._waiting_turn = True, None
             self.record.unsent += self._pacer.unsent((*times_ns, *left))
 
-    def _look_at_the_end(self) -> None:
+    def _update_steady_end(self) -> None:
         self.steady_until_ns = min(self.steady_until_ns, self.span.end_ns)
 
     def check(self, now_ns: int) -> None:
         """Detect the end of the span, and replies that do not come in time. Call it about twenty times per second."""
-        self._look_at_the_end()
+        self._update_steady_end()
         if self._has_begun and now_ns >= self.span.end_ns:
             self._end_waiting()
         for node in self._router.nodes:

@@ -390,7 +390,7 @@ def test_stages_add_up_to_the_whole_whenever_they_are_collected(
 def test_the_result_does_not_depend_on_when_rows_are_summed(operations: list[tuple[float, float, float, bool]]) -> None:
     often, once = Process(line=STAGED), Process(line=STAGED)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agent.worker.metrics.collector._MANY", 1)
+        patch.setattr("agent.worker.metrics.collector._GATHER_AFTER", 1)
         for due_s, late_s, service_s, looks in operations:
             for process in (often, once):
                 process.send(due_s, due_s + late_s, due_s + late_s + service_s)
