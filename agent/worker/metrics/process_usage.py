@@ -77,7 +77,7 @@ class _Counter:
         self._values.append(max([value, *self._values[-1:]]))
 
     def advance(self, to_ns: int) -> int:
-        """The growth since the last call's `to_ns` (at first since `from_ns`) until `to_ns`; both after the start."""
+        """The growth from `through_ns`, where the last call ended, to `to_ns` (from the start instant)."""
         if self._reported is None:
             self._reported = self._at(self.through_ns)
         to_ns = max(to_ns, self.through_ns)

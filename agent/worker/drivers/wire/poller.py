@@ -47,7 +47,7 @@ _WATCHED = READ | getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLET", 
 
 
 class EpollPoller:
-    """By epoll."""
+    """A poller on epoll."""
 
     def __init__(self) -> None:
         self._epoll: Any = select.epoll()
@@ -79,7 +79,7 @@ class EpollPoller:
 
 
 class KqueuePoller:
-    """By kqueue."""
+    """A poller on kqueue."""
 
     def __init__(self) -> None:
         self._queue: Any = select.kqueue()  # type: ignore[attr-defined]
