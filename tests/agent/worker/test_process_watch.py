@@ -11,7 +11,7 @@ from agent.worker.metrics.collector import Collector
 from agent.worker.metrics.process_usage import ProcessUsage
 from agent.worker.metrics.rows import Outcomes
 from agent.worker.pacing.pacer import NEVER_NS, Span
-from agent.worker.process import _watch
+from agent.worker.process import _supervise_load
 from common.cgroup import QuotaReading
 from common.plan.schema import Load, Plan
 from common.plan.timeline import timeline
@@ -65,7 +65,7 @@ def test_a_worker_process_reads_orders_even_if_each_collection_takes_over_a_seco
     pipe: Any = Told()
     running: Any = Running()
     slow: Any = Slow()
-    assert _watch(pipe, running, span, slow, assignment) == (True, False)
+    assert _supervise_load(pipe, running, span, slow, assignment) == (True, False)
     assert pipe.sent == 1
 
 
@@ -110,7 +110,7 @@ def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
     agent: Any = Agent()
     running: Any = Running()
     assignment = Assignment(plan=Plan(), pools=(), threads_total=0)
-    assert _watch(agent, running, Span(t0_ns, end_ns), collector, assignment) == (True, False)
+    assert _supervise_load(agent, running, Span(t0_ns, end_ns), collector, assignment) == (True, False)
     held = [part.generator.delays for message in agent.reports for part in message.intervals]
     assert [one.stalled_ns for one in held if one is not None] == [
         *[0] * 5,
@@ -197,7 +197,7 @@ def watched(
     pipe: Any = agent
     run: Any = load
     collector: Any = NoCollector()
-    return span, load, _watch(pipe, run, span, collector, Assignment(plan=Plan(), pools=(), threads_total=0))
+    return span, load, _supervise_load(pipe, run, span, collector, Assignment(plan=Plan(), pools=(), threads_total=0))
 
 
 def test_the_load_of_a_paused_agent_ends_with_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
