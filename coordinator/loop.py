@@ -221,7 +221,7 @@ class Coordinator:
             poller.wait(TICK_S)
             for event in self._received():
                 answer = event.envelope.message
-                member = self._run.state.registry.speaker(event.routing_id, event.envelope)
+                member = self._run.state.registry.sender(event.routing_id, event.envelope)
                 if member is None or isinstance(answer, Attach | MetricsFrame):
                     continue
                 # An agent that reconnects uses another connection.

@@ -69,13 +69,13 @@ class Conversation:
         message = envelope.message
         if isinstance(message, Hello):
             return self._hello(routing_id, envelope, message, now_ns)
-        member = self._registry.speaker(routing_id, envelope)
+        member = self._registry.sender(routing_id, envelope)
         if member is None:
             # A stale agent was welcomed by an earlier coordinator; it will say hello.
             known = self._registry.find(envelope.incarnation) is not None
             self._state.set_aside["unproven" if known else "stale"] += 1
             return []
-        if member.state is MemberState.OUTCAST:
+        if member.state is MemberState.EXCLUDED:
             self._state.set_aside["nonsense"] += 1
             return []
         if isinstance(message, Attach):
@@ -118,7 +118,7 @@ class Conversation:
         """Answer after the end of the run: dismiss an agent again that does not seem to know, and take results that
         still come."""
         message = event.envelope.message
-        member = self._registry.speaker(event.routing_id, event.envelope)
+        member = self._registry.sender(event.routing_id, event.envelope)
         if member is None:
             return []
         has_reported = self._state.t0_ns is None or not member.takes_part or member.final is not None
@@ -149,13 +149,15 @@ class Conversation:
         incarnation = envelope.incarnation
         reason, protocol = refusal(hello), negotiated(hello)
         known = self._registry.find(incarnation) is not None
-        speaks = self._registry.speaker(routing_id, envelope) is not None if known else hello.proves(incarnation)
+        speaks = self._registry.sender(routing_id, envelope) is not None if known else hello.proves(incarnation)
         if reason is None and not speaks:
             self._state.set_aside["unproven"] += 1
             return []
         if reason is None and not self._may_join(incarnation, now_ns):
             reason = f"{counted(len(self._registry), 'agent')} have joined this run already"
-        if (known_member := self._registry.find(incarnation)) is not None and known_member.state is MemberState.OUTCAST:
+        if (
+            known_member := self._registry.find(incarnation)
+        ) is not None and known_member.state is MemberState.EXCLUDED:
             refused = Envelope(run_id="", incarnation=incarnation, message=Refused(reason=known_member.gone))
             return [Send(routing_id, refused)]
         if reason is not None or protocol is None:
@@ -265,7 +267,7 @@ class Conversation:
         actions: list[Action] = []
         if frame.seq == member.next_seq and self._state.phase in TAKES_RESULTS and member.final is None:
             if problem := self._limits_of(member).objection(frame, self._elapsed_ns(now_ns)):
-                return self._cast_out(member, problem)
+                return self._exclude(member, problem)
             self._registry.accept_frame(member)
             actions.append(Write(FrameAccepted(agent_id=member.agent_id, frame=frame)))
             if any(c.ok for part in frame.intervals for pool in part.pools.values() for c in pool.commands.values()):
@@ -287,11 +289,11 @@ class Conversation:
         elapsed_ns = now_ns - self._state.t0_ns if self._state.t0_ns is not None else -1
         return elapsed_ns if elapsed_ns >= 0 else None
 
-    def _cast_out(self, member: Member, problem: str) -> list[Action]:
+    def _exclude(self, member: Member, problem: str) -> list[Action]:
         """Ignore an agent from now on, because it sent data that no agent of this run can send. Its load stops at once,
         or when its lease is over, because it gets no answers."""
         is_news = not member.is_lost
-        self._registry.cast_out(member, f"it sent invalid data: {problem}")
+        self._registry.exclude(member, f"it sent invalid data: {problem}")
         self._state.set_aside["nonsense"] += 1
         stop = self.to(member, Stop(drain=False, reason=member.gone))
         return [*(self.lose(member, member.gone) if is_news else ()), stop]
@@ -315,10 +317,10 @@ class Conversation:
             elapsed_ns = self._elapsed_ns(now_ns)
             if elapsed_ns is not None and final.ran_ns > elapsed_ns + AHEAD_S * NS_PER_S:
                 ran_s, elapsed_s = final.ran_ns / NS_PER_S, elapsed_ns / NS_PER_S
-                return self._cast_out(member, f"it ran for {ran_s:,.0f} s, but the run began {elapsed_s:,.0f} s ago")
+                return self._exclude(member, f"it ran for {ran_s:,.0f} s, but the run began {elapsed_s:,.0f} s ago")
             if final.processes_lost > member.processes:
                 lost = counted(final.processes_lost, "worker process")
-                return self._cast_out(member, f"it lost {lost}, but has {member.processes}")
+                return self._exclude(member, f"it lost {lost}, but has {member.processes}")
             final = msgspec.structs.replace(final, reason=clipped(final.reason))
             self._registry.finish(member, final, now_ns)
             stopped = self._state.stopped_ns is not None

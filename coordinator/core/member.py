@@ -21,7 +21,7 @@ share prepares, works, and reports its results (`Final`). Only `coordinator.core
     FORFEITED        HEARD        RETURNED         it is back without a share: it may only report
     RETURNED         SILENCE      FORFEITED        no message for too long
     WORKING, RETURNED    REVOKE   REVOKED          it is heard, but does not end: without answers, its lease runs out
-    WORKING, RETURNED, REVOKED, LEFT  CAST_OUT  OUTCAST   it sent invalid data: nothing counts that it sends
+    WORKING, RETURNED, REVOKED, LEFT  EXCLUDE  EXCLUDED   it sent invalid data: nothing counts that it sends
     any with a share     LEAVE    LEFT             its process ended, or it has forgotten the run
     WORKING, RETURNED, REVOKED, LEFT  FINAL  FINISHED     its results are in the journal, and it knows
     REPORTED         FINAL        FINISHED         the same; a coordinator before us wrote the results down
@@ -77,7 +77,7 @@ class MemberState(enum.Enum):
     FORFEITED = "forfeited"
     RETURNED = "returned"
     REVOKED = "revoked"
-    OUTCAST = "outcast"
+    EXCLUDED = "excluded"
     LEFT = "left"
     REPORTED = "reported"
     FINISHED = "finished"
@@ -97,7 +97,7 @@ class MemberTrigger(enum.Enum):
     SHARE_MOVED = "share moved"
     FORFEIT = "forfeit"
     REVOKE = "revoke"
-    CAST_OUT = "cast out"
+    EXCLUDE = "exclude"
     LEAVE = "leave"
     FINAL = "final"
 
@@ -125,7 +125,7 @@ MEMBER_TRANSITIONS: dict[tuple[MemberState, MemberTrigger], MemberState] = {
     (_S.RETURNED, _T.SILENCE): _S.FORFEITED,
     (_S.WORKING, _T.REVOKE): _S.REVOKED,
     (_S.RETURNED, _T.REVOKE): _S.REVOKED,
-    **{(state, _T.CAST_OUT): _S.OUTCAST for state in _REPORTS},
+    **{(state, _T.EXCLUDE): _S.EXCLUDED for state in _REPORTS},
     **{
         (state, _T.LEAVE): _S.LEFT
         for state in (_S.PREPARING, _S.PREPARED, _S.WORKING, _S.SILENT, _S.FORFEITED, _S.RETURNED, _S.REVOKED)
@@ -141,9 +141,9 @@ MEMBER_REPEATS: frozenset[tuple[MemberState, MemberTrigger]] = frozenset(
         # Its heartbeats say so until it prepares again.
         *((state, _T.UNREADY) for state in (_S.PREPARING, _S.OFFERED)),
         # It says goodbye and then its process ends; or its heartbeats go on without the run.
-        *((state, _T.LEAVE) for state in (_S.LEFT, _S.OUTCAST, _S.FINISHED)),
+        *((state, _T.LEAVE) for state in (_S.LEFT, _S.EXCLUDED, _S.FINISHED)),
         # These stay fenced; takeovers look at each event.
-        *((state, _T.FORFEIT) for state in (*_REPORTS[1:], _S.OUTCAST, _S.FORFEITED, _S.REPORTED, _S.FINISHED)),
+        *((state, _T.FORFEIT) for state in (*_REPORTS[1:], _S.EXCLUDED, _S.FORFEITED, _S.REPORTED, _S.FINISHED)),
         # It repeats `Final` until it is acknowledged.
         (_S.FINISHED, _T.FINAL),
     ]
@@ -155,7 +155,7 @@ UNHEARD = frozenset({_S.SILENT, _S.FORFEITED})
 """States from which a message brings a member back."""
 AT_WORK = frozenset({_S.WORKING, _S.RETURNED})
 """States of a member that is heard and has not reported."""
-GONE = frozenset({_S.REVOKED, _S.OUTCAST, _S.LEFT})
+GONE = frozenset({_S.REVOKED, _S.EXCLUDED, _S.LEFT})
 """States in which nothing more is expected from a member; `Member.gone` says why."""
 LOST = UNHEARD | GONE | {_S.MISSING}
 """States in which a member cannot be relied on."""

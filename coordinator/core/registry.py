@@ -1,7 +1,7 @@
 """The agents of the fleet. Every change of a member is made here. Pure.
 
 An agent is known by its incarnation: the hash of a secret that its process made up when it started. The incarnation is
-in journals, so it proves nothing. A connection is an agent's once the secret was sent on it (`Registry.speaker`).
+in journals, so it proves nothing. A connection is an agent's once the secret was sent on it (`Registry.sender`).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Registry:
         """The member of this incarnation."""
         return self._members.get(incarnation)
 
-    def speaker(self, routing_id: bytes, envelope: Envelope) -> Member | None:
+    def sender(self, routing_id: bytes, envelope: Envelope) -> Member | None:
         """The member that sent this; None unless its connection, or the secret in the message, proves it."""
         member, message = self.find(envelope.incarnation), envelope.message
         if member is None:
@@ -271,13 +271,13 @@ class Registry:
         """It is sent the start instant."""
         member.lifecycle.move(MemberTrigger.START)
 
-    def move_share(self, lost: Member, heir: Member, now_ns: int) -> None:
+    def move_share(self, lost: Member, successor: Member, now_ns: int) -> None:
         """Before the start, the share of a lost agent goes to one that stands by."""
         if lost.state is MemberState.LEFT:
             self.forget(lost)
         else:
             lost.lifecycle.move(MemberTrigger.SHARE_MOVED)
-        self.deal(heir, now_ns)
+        self.deal(successor, now_ns)
 
     def offer(self, member: Member, assignment: Assignment, lost: Member, now_ns: int) -> None:
         """It is asked to prepare the share of a lost agent."""
@@ -318,10 +318,10 @@ class Registry:
         member.gone = why
         member.lifecycle.move(MemberTrigger.REVOKE)
 
-    def cast_out(self, member: Member, why: str) -> None:
+    def exclude(self, member: Member, why: str) -> None:
         """Its messages do not count any more."""
         member.gone = why
-        member.lifecycle.move(MemberTrigger.CAST_OUT)
+        member.lifecycle.move(MemberTrigger.EXCLUDE)
 
     def leave(self, member: Member, why: str, now_ns: int) -> None:
         """No more results will come, and its worker processes have ended or end now."""
@@ -329,11 +329,11 @@ class Registry:
         if member.lifecycle.move(MemberTrigger.LEAVE):
             member.gone = why
 
-    def excuse(self, deaf_ns: int, now_ns: int) -> None:
+    def extend_deadlines(self, stalled_ns: int, now_ns: int) -> None:
         """Extend all deadlines by our own stall: the messages of agents are still queued."""
         for member in self:
-            member.heard_ns = min(now_ns, member.heard_ns + deaf_ns)
-            member.progressed_ns = min(now_ns, member.progressed_ns + deaf_ns)
+            member.heard_ns = min(now_ns, member.heard_ns + stalled_ns)
+            member.progressed_ns = min(now_ns, member.progressed_ns + stalled_ns)
 
     def _forget_silent(self, members: list[Member], now_ns: int) -> None:
         for member in members:

@@ -65,7 +65,7 @@ CLOCK_RTT_NS = NS_PER_S // 5
 CLOCK_WAIT_NS = 3 * NS_PER_S
 """A clock estimate is exact to half of a round trip. If either side stalled meanwhile, the next heartbeats improve it:
 a start waits up to CLOCK_WAIT_NS for a round trip of at most CLOCK_RTT_NS, but not longer for a slow network."""
-DEAF_NS = NS_PER_S
+STALLED_NS = NS_PER_S
 """If ticks are further apart than this, our process was stopped, and has not read messages meanwhile."""
 DISMISS_NS = 3 * NS_PER_S
 """How long agents have to answer their dismissal."""
@@ -85,9 +85,9 @@ class Run:
         self.state = state or RunState(setup, now_ns)
         self._written = written or Aggregate()
         self._counted_after: CountersRead | None = None
-        self._talk = Conversation(self.state)
+        self._conversation = Conversation(self.state)
         self._waiting = Waiting(self.state)
-        self._takeovers = TakeOvers(self.state, self._talk, self._written)
+        self._takeovers = TakeOvers(self.state, self._conversation, self._written)
         self._ticked_ns = now_ns
         self._interrupts = 0
         self._is_at_once = self._leaves_keys = False
@@ -107,7 +107,7 @@ class Run:
         match event:
             case FromAgent(routing_id, envelope):
                 before = self._stands(envelope, now_ns)
-                actions = self._talk.received(routing_id, envelope, now_ns)
+                actions = self._conversation.received(routing_id, envelope, now_ns)
                 if before is not None and before == self._stands(envelope, now_ns):
                     return actions  # walking over all agents for each message would take a large fleet too much CPU
             case LocalAgentExited():
@@ -119,7 +119,7 @@ class Run:
             case CalledOff(exit_code):
                 self._exit_code = exit_code
                 self.state.move(Trigger.GIVE_UP, now_ns)
-                return self._talk.dismiss_all(exit_code)
+                return self._conversation.dismiss_all(exit_code)
             case Interrupted():
                 actions = self._interrupted(now_ns)
             case Tick():
@@ -198,7 +198,7 @@ class Run:
                     self.state.registry.forget(member)
                 return []  # it stood by
             return self._give_up(f"a local agent could not join: {how}", FleetError.exit_code, now_ns)
-        return self._talk.leave(member, how, now_ns)  # its worker processes were killed too
+        return self._conversation.leave(member, how, now_ns)  # its worker processes were killed too
 
     # -- phases
 
@@ -230,8 +230,8 @@ class Run:
         actions: list[Action] = [Note(line) for line in dealt_lines(self.state.setup, dealt, chosen)]
         for member in chosen:
             self.state.registry.deal(member, now_ns)
-            actions += self._talk.order(member, self._talk.prepare_order(member), now_ns)
-        return [*actions, *(self._talk.stand_by(member) for member in others)]
+            actions += self._conversation.order(member, self._conversation.prepare_order(member), now_ns)
+        return [*actions, *(self._conversation.stand_by(member) for member in others)]
 
     def _given_up_by_agents(self, now_ns: int) -> list[Action]:
         """Before the start, an agent that fails ends the run, and so does one that is lost without a standby."""
@@ -276,7 +276,7 @@ class Run:
         actions: list[Action] = [Write(record), Write(RunStarted(t0_ns=t0_ns))]
         for member in self.state.registry.taking_part():
             self.state.registry.start(member)
-            actions += self._talk.order(member, self._talk.start_order(member), now_ns)
+            actions += self._conversation.order(member, self._conversation.start_order(member), now_ns)
         return actions
 
     def _settled(self, now_ns: int) -> list[Action]:
@@ -339,15 +339,15 @@ class Run:
         actions: list[Action] = []
         for member in self.state.registry.newly_silent(now_ns):
             silent_s = (now_ns - member.heard_ns) / NS_PER_S
-            actions += self._talk.lose(member, f"no message from it for {silent_s:.1f} s")
+            actions += self._conversation.lose(member, f"no message from it for {silent_s:.1f} s")
         return actions
 
     def _tick(self, now_ns: int) -> list[Action]:
         """What follows when a wait exceeds its limit."""
         fleet = self.state.setup.plan.fleet
-        deaf_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
-        if deaf_ns > DEAF_NS:
-            self.state.excuse(deaf_ns, now_ns)
+        stalled_ns, self._ticked_ns = now_ns - self._ticked_ns, now_ns
+        if stalled_ns > STALLED_NS:
+            self.state.extend_deadlines(stalled_ns, now_ns)
         in_phase_ns = now_ns - self.state.phase_since_ns
         match self.state.phase:
             case Phase.GATHERING if in_phase_ns > fleet.wait_s.ns:
@@ -399,11 +399,11 @@ class Run:
 
     def _give_up_overdue(self, why: str, due_ns: int, now_ns: int) -> list[Action]:
         late = self._waiting.overdue(due_ns, now_ns)
-        return [action for member in late for action in self._talk.revoke(member, why)]
+        return [action for member in late for action in self._conversation.revoke(member, why)]
 
     def _lose_all(self, why: str) -> list[Action]:
         at_work = [member for member in self.state.registry if member.is_at_work]
-        return [action for member in at_work for action in self._talk.revoke(member, why)]
+        return [action for member in at_work for action in self._conversation.revoke(member, why)]
 
     def _interrupted(self, now_ns: int) -> list[Action]:
         self._interrupts += 1
@@ -422,14 +422,14 @@ class Run:
         self._is_at_once = self._leaves_keys = True
         self._at_once_due_ns = now_ns + (AT_ONCE_NS if self._at_once_due_ns is None else 0)
         decided = self._decided(StopKind.AT_ONCE, "interrupted twice", EXIT_INTERRUPTED, now_ns)
-        return [decided, *self._talk.to_all(Stop(drain=False, reason="interrupted twice"))]
+        return [decided, *self._conversation.to_all(Stop(drain=False, reason="interrupted twice"))]
 
     def _stop(self, reason: str, exit_code: int, now_ns: int) -> list[Action]:
         decided = self._decided(StopKind.LOAD, reason, exit_code, now_ns)
         if not self.state.move(Trigger.STOP, now_ns):
             return [decided]  # the load is over, but not the run
         self.state.stop(now_ns)
-        return [decided, *self._talk.to_all(Stop(drain=True, reason=reason))]
+        return [decided, *self._conversation.to_all(Stop(drain=True, reason=reason))]
 
     def _decided(self, what: StopKind, reason: str, exit_code: int, now_ns: int) -> Write:
         return Write(StopDecided(what=what, reason=reason, exit_code=exit_code, at_ns=now_ns))
@@ -442,12 +442,12 @@ class Run:
         if written:
             closed = [Write(RunClosed(outcome=Outcome.ABORTED, reason=text, duration_s=0.0))]
         outcome = Outcome.ABORTED if written else None
-        return [*closed, *self._talk.dismiss_all(exit_code), End(exit_code, text, outcome)]
+        return [*closed, *self._conversation.dismiss_all(exit_code), End(exit_code, text, outcome)]
 
     def _closed(self, trigger: Trigger, now_ns: int) -> list[Action]:
         self.state.move(trigger, now_ns)
         actions = [*self._waiting.ended_with_us(self._written), *self._end()]
-        dismissed = self._talk.dismiss_all(self._exit_code)
+        dismissed = self._conversation.dismiss_all(self._exit_code)
         return [*actions[:-1], *self._waiting.kept_elsewhere(), *dismissed, actions[-1]]
 
     def _dismissing(self, event: RunEvent, now_ns: int) -> list[Action]:
@@ -456,12 +456,12 @@ class Run:
         if self._written.started is not None and self._written.closed is None:
             actions = self._end()
         if isinstance(event, FromAgent):
-            actions += self._talk.while_dismissing(event, self._exit_code, now_ns)
+            actions += self._conversation.while_dismissing(event, self._exit_code, now_ns)
         has_news = any(isinstance(action, Write) for action in actions)
         is_due = isinstance(event, Tick) or len(self.state.registry) <= LARGE_FLEET
         if has_news or not is_due:
             return actions
-        if self._talk.all_know_the_end or now_ns - self.state.phase_since_ns >= DISMISS_NS:
+        if self._conversation.all_know_the_end or now_ns - self.state.phase_since_ns >= DISMISS_NS:
             self.state.move(Trigger.ANSWERED, now_ns)
             actions.append(Leave())
         return actions

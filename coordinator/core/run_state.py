@@ -59,13 +59,13 @@ class RunState:
         """The plan was dealt to agents."""
         self.dealt_plan = dealt
 
-    def move_share(self, lost: Member, heir: Member, now_ns: int) -> None:
+    def move_share(self, lost: Member, successor: Member, now_ns: int) -> None:
         """Before the start, the share of a lost agent goes to one that stands by."""
         assert self.dealt_plan is not None
-        names = {lost.agent_id: heir.agent_id}
+        names = {lost.agent_id: successor.agent_id}
         assignments = {names.get(name, name): share for name, share in self.dealt_plan.assignments.items()}
         self.dealt_plan = dataclasses.replace(self.dealt_plan, assignments=assignments)
-        self.registry.move_share(lost, heir, now_ns)
+        self.registry.move_share(lost, successor, now_ns)
 
     def start(self, t0_ns: int) -> None:
         """The start instant is set."""
@@ -75,11 +75,11 @@ class RunState:
         """An operation succeeded."""
         self.success_ns = now_ns
 
-    def excuse(self, deaf_ns: int, now_ns: int) -> None:
+    def extend_deadlines(self, stalled_ns: int, now_ns: int) -> None:
         """Extend all deadlines by our own stall: the messages of agents are still queued."""
-        self.registry.excuse(deaf_ns, now_ns)
-        self.phase_since_ns += deaf_ns
-        self.success_ns += deaf_ns
+        self.registry.extend_deadlines(stalled_ns, now_ns)
+        self.phase_since_ns += stalled_ns
+        self.success_ns += stalled_ns
 
     def stop(self, at_ns: int) -> None:
         """The load was stopped early; the first time counts."""

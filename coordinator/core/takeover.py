@@ -46,11 +46,11 @@ class TakeOvers:
     written: the records in the run's journal.
     """
 
-    def __init__(self, state: RunState, talk: Conversation, written: Aggregate) -> None:
-        self._state, self._talk, self._written = state, talk, written
+    def __init__(self, state: RunState, conversation: Conversation, written: Aggregate) -> None:
+        self._state, self._conversation, self._written = state, conversation, written
         self._end_ns = timeline(state.setup.plan.load).end_ns
         self._said: set[tuple[str, str]] = set()
-        self._heirs: dict[str, Member] = {}
+        self._successors: dict[str, Member] = {}
         self._looked_ns = 0
 
     def advance(self, fence: Fence, now_ns: int) -> list[Action]:
@@ -76,7 +76,7 @@ class TakeOvers:
         if not self._is_wanted:
             return False
         waiting = [member for member in self._state.lost if self._is_open(member, now_ns)]
-        return bool(waiting) and (bool(self._heirs) or self._standby(now_ns) is not None)
+        return bool(waiting) and (bool(self._successors) or self._standby(now_ns) is not None)
 
     def before_start(self, lost: Member, now_ns: int) -> list[Action]:
         """Move the share of an agent that is lost before the start to a standby; nothing if that is impossible."""
@@ -85,7 +85,7 @@ class TakeOvers:
             return []
         self._state.move_share(lost, standby, now_ns)
         text = f"agent {lost.agent_id} is lost before the start; {standby.agent_id}, which stood by, gets its share"
-        order = self._talk.order(standby, self._talk.prepare_order(standby), now_ns)
+        order = self._conversation.order(standby, self._conversation.prepare_order(standby), now_ns)
         return [Note(text, trouble=True, of_agent=True), *order]
 
     @property
@@ -116,51 +116,57 @@ class TakeOvers:
 
     def _give(self, lost: Member, now_ns: int) -> list[Action]:
         """Take the next step for a free share."""
-        heir = self._heirs.get(lost.agent_id)
-        if heir is not None and (heir.state not in OFFERS or self._state.registry.find(heir.incarnation) is not heir):
-            heir = None  # it has declined, or left
-            del self._heirs[lost.agent_id]
-        if heir is not None and (why := self._unable(heir, now_ns)):
-            self._state.registry.decline(heir, now_ns)
-            return [Note(f"agent {heir.agent_id} cannot take over the share of {lost.agent_id}: {why}", trouble=True)]
-        if heir is None:
+        successor = self._successors.get(lost.agent_id)
+        if successor is not None and (
+            successor.state not in OFFERS or self._state.registry.find(successor.incarnation) is not successor
+        ):
+            successor = None  # it has declined, or left
+            del self._successors[lost.agent_id]
+        if successor is not None and (why := self._unable(successor, now_ns)):
+            self._state.registry.decline(successor, now_ns)
+            return [
+                Note(f"agent {successor.agent_id} cannot take over the share of {lost.agent_id}: {why}", trouble=True)
+            ]
+        if successor is None:
             return self._offer(lost, now_ns)
-        return self._start(heir, lost, now_ns) if heir.is_ready and heir.offset_ns is not None else []
+        return self._start(successor, lost, now_ns) if successor.is_ready and successor.offset_ns is not None else []
 
-    def _unable(self, heir: Member, now_ns: int) -> str:
-        if now_ns - heir.heard_ns > LOST_AFTER_NS:
-            return f"no message from it for {(now_ns - heir.heard_ns) / NS_PER_S:.1f} s"
+    def _unable(self, successor: Member, now_ns: int) -> str:
+        if now_ns - successor.heard_ns > LOST_AFTER_NS:
+            return f"no message from it for {(now_ns - successor.heard_ns) / NS_PER_S:.1f} s"
         prepare_s = self._state.setup.plan.fleet.prepare_s
-        if not heir.is_ready and now_ns - heir.progressed_ns > prepare_s.ns:
+        if not successor.is_ready and now_ns - successor.progressed_ns > prepare_s.ns:
             return f"not prepared, and without progress for {prepare_s}"
         return ""
 
     def _offer(self, lost: Member, now_ns: int) -> list[Action]:
-        heir = self._standby(now_ns)
-        if heir is None:
+        successor = self._standby(now_ns)
+        if successor is None:
             return self._say(lost, "free", f"no agent stands by to take over the share of {lost.agent_id}")
         opened = self._written.opened
         assert opened is not None
         plan = self._state.setup.plan if self._state.dealt_plan is None else self._state.dealt_plan.plan
         pools = self._written.agents[lost.agent_id].facts.pools
         offered = Assignment(plan=plan, pools=pools, threads_total=opened.threads_total, preloads=False)
-        self._state.registry.offer(heir, offered, lost, now_ns)
-        self._heirs[lost.agent_id] = heir
-        return self._talk.order(heir, self._talk.prepare_order(heir), now_ns)
+        self._state.registry.offer(successor, offered, lost, now_ns)
+        self._successors[lost.agent_id] = successor
+        return self._conversation.order(successor, self._conversation.prepare_order(successor), now_ns)
 
-    def _start(self, heir: Member, lost: Member, now_ns: int) -> list[Action]:
-        t0_ns, offered = self._state.t0_ns, heir.offered
+    def _start(self, successor: Member, lost: Member, now_ns: int) -> list[Action]:
+        t0_ns, offered = self._state.t0_ns, successor.offered
         assert t0_ns is not None
         assert offered is not None
         from_ns = max(0, now_ns + TAKE_AHEAD_NS - t0_ns)
         left = remaining_requests(self._written, lost.agent_id)
-        self._state.registry.take_over(heir, lost, TakeOver(from_ns=from_ns, remaining=left), offered.pools, now_ns)
-        del self._heirs[lost.agent_id]
-        record = ShareTakenOver(
-            agent=heir.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, remaining=left
+        self._state.registry.take_over(
+            successor, lost, TakeOver(from_ns=from_ns, remaining=left), offered.pools, now_ns
         )
-        text = f"agent {heir.agent_id} takes over the share of {lost.agent_id} at {from_ns / NS_PER_S:.1f} s"
-        order = self._talk.order(heir, self._talk.start_order(heir), now_ns)
+        del self._successors[lost.agent_id]
+        record = ShareTakenOver(
+            agent=successor.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, remaining=left
+        )
+        text = f"agent {successor.agent_id} takes over the share of {lost.agent_id} at {from_ns / NS_PER_S:.1f} s"
+        order = self._conversation.order(successor, self._conversation.start_order(successor), now_ns)
         return [Write(record), Note(text, trouble=True, of_agent=True), *order]
 
     def _say(self, member: Member, what: str, text: str) -> list[Action]:

@@ -134,7 +134,7 @@ MUTANTS = (
     Mutant(_REGISTRY, "return member if routing_id == proven else None", "return member"),
     Mutant(_CONVERSATION, "if frame.seq == member.next_seq and", "if frame.seq >= member.next_seq and"),
     Mutant(_CONVERSATION, "if final.next_seq != member.next_seq:", "if final.next_seq < member.next_seq:"),
-    Mutant("coordinator/core/run_state.py", "self.success_ns += deaf_ns", "self.success_ns += 0"),
+    Mutant("coordinator/core/run_state.py", "self.success_ns += stalled_ns", "self.success_ns += 0"),
     Mutant("coordinator/core/takeover.py", "len(lost) <= fleet.tolerate_lost", "len(lost) < fleet.tolerate_lost"),
     Mutant(
         "coordinator/core/waiting.py",

@@ -22,7 +22,7 @@ def test_there_are_no_more_processes_than_pools() -> None:
     assert len(AssignmentTracker.of(assignment(pools=2), 8).assignments) == 2
 
 
-def test_no_pool_needs_no_process() -> None:
+def test_an_assignment_without_pools_needs_no_process() -> None:
     empty = AssignmentTracker.of(assignment(pools=0), 8)
     assert empty.assignments == ()
     assert empty.all_prepared
@@ -38,7 +38,7 @@ def test_every_pool_is_dealt_to_exactly_one_process(pools: int, processes: int) 
     assert not hands or max(map(len, hands)) - min(map(len, hands)) <= 1
 
 
-def test_all_are_prepared_when_the_last_one_is() -> None:
+def test_all_are_prepared_when_the_last_process_is() -> None:
     two = share()
     two.prepared(0, ready(3))
     assert not two.all_prepared
@@ -58,7 +58,7 @@ def test_a_second_is_reported_when_every_running_process_has_completed_it() -> N
     assert two.take_report() is None
 
 
-def test_late_operations_of_a_second_that_was_reported_follow() -> None:
+def test_late_operations_of_a_reported_second_are_reported_too() -> None:
     two = share()
     for number in range(2):
         two.reported(number, worker_metrics(1, 1, 1))
@@ -69,7 +69,7 @@ def test_late_operations_of_a_second_that_was_reported_follow() -> None:
     assert (report.through, [part.operations for part in report.intervals]) == (1, [3])
 
 
-def test_a_process_that_ended_early_does_not_hold_the_others_back() -> None:
+def test_a_process_that_ended_early_does_not_delay_the_others() -> None:
     two = share()
     two.reported(0, worker_metrics(0, 1))
     two.finished(0, worker_final(1))
@@ -79,7 +79,7 @@ def test_a_process_that_ended_early_does_not_hold_the_others_back() -> None:
     assert report.through == 3
 
 
-def test_a_process_that_died_does_not_hold_the_others_back_and_its_reports_count() -> None:
+def test_a_dead_process_does_not_delay_the_others_and_its_reports_count() -> None:
     two = share()
     two.reported(0, worker_metrics(5, 1, 1, 1, 1, 1, 1))
     assert two.exited(0, -9) is not None
@@ -104,11 +104,11 @@ def test_a_process_is_lost_once() -> None:
     assert two.all_over
 
 
-def test_a_process_that_is_not_ours_is_not_lost() -> None:
+def test_an_unknown_process_cannot_be_lost() -> None:
     assert share().exited(7, 1) is None
 
 
-def test_final_adds_up_what_all_processes_did_and_keeps_the_worst() -> None:
+def test_final_has_the_totals_and_the_worst_figures_of_all_processes() -> None:
     two = share()
     for number, skew_ns in enumerate((500, -900)):
         two.finished(
@@ -126,19 +126,19 @@ def test_processes_are_overdue_after_the_drain_that_follows_the_planned_end() ->
     assert one.overdue_ns(100, 50, 7) == 100 + 7 * NS_PER_S + 7
 
 
-def test_processes_that_are_started_when_all_should_be_over_still_have_the_drain() -> None:
+def test_processes_that_start_after_the_planned_end_still_have_the_drain() -> None:
     plan = fleet_plan(duration_s=3.0, drain_s=4.0)
     one = AssignmentTracker.of(assignment(plan), 1)
     assert one.overdue_ns(100, 9 * NS_PER_S, 7) == 13 * NS_PER_S + 7
 
 
-def test_without_an_end_in_time_no_process_is_overdue() -> None:
+def test_processes_of_a_load_without_an_end_are_never_overdue() -> None:
     one = AssignmentTracker.of(assignment(fleet_plan(duration_s=None, requests=5)), 1)
     assert one.overdue_ns(100, 50, 7) is None
 
 
 @given(st.integers(1, 4), st.integers(0, 2**32))
-def test_whatever_processes_report_is_passed_on_exactly_once(processes: int, seed: int) -> None:
+def test_each_report_of_a_process_is_passed_on_exactly_once(processes: int, seed: int) -> None:
     draw = random.Random(seed)
     all_of_them = share(processes)
     at, living = [-1] * processes, set(range(processes))
@@ -168,7 +168,7 @@ def test_whatever_processes_report_is_passed_on_exactly_once(processes: int, see
     assert throughs == sorted(throughs)
 
 
-def test_processes_add_up_by_stage() -> None:
+def test_metrics_of_processes_are_merged_by_stage() -> None:
     two = share()
     for number in range(2):
         two.reported(number, WorkerMetrics(through=0, intervals=(interval(0, 1), interval(0, 2, stage=1))))
@@ -184,7 +184,7 @@ def test_processes_are_overdue_after_the_warmup_and_all_stages() -> None:
     assert one.overdue_ns(NS_PER_S, 0, 2 * NS_PER_S) == (1 + 6 + 4 + 2) * NS_PER_S
 
 
-def test_the_seconds_of_a_period_are_reported_at_once_and_each_keeps_what_it_had() -> None:
+def test_the_seconds_of_a_period_are_reported_together_with_separate_figures() -> None:
     two = share()
     assert two.take_report(7) is None
     for number in range(2):
@@ -203,7 +203,7 @@ def test_the_seconds_of_a_period_are_reported_at_once_and_each_keeps_what_it_had
     assert two.take_report(9) is None
 
 
-def test_a_period_in_which_no_second_was_complete_ends_with_the_first_one_that_is() -> None:
+def test_a_period_without_a_complete_second_ends_with_the_first_complete_one() -> None:
     two = share()
     assert two.take_report(7) is None
     assert two.take_report(8) is None
@@ -212,7 +212,7 @@ def test_a_period_in_which_no_second_was_complete_ends_with_the_first_one_that_i
     assert two.take_report(8) is not None
 
 
-def test_when_all_is_over_nothing_waits_for_the_next_period() -> None:
+def test_when_all_processes_are_over_the_rest_is_reported_at_once() -> None:
     two = share()
     assert two.take_report(7) is None
     for number in range(2):

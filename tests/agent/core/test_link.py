@@ -39,14 +39,14 @@ def test_a_welcome_agent_says_no_hello_while_it_is_answered() -> None:
     assert link.hello_is_due(NOW_NS + UNANSWERED_NS + 1)
 
 
-def test_the_same_welcome_again_is_no_news_and_keeps_the_clock() -> None:
+def test_a_repeated_welcome_is_no_news_and_keeps_the_clock_estimate() -> None:
     link = joined()
     link.replied(reply(NOW_NS, NOW_NS + 5), RUN_ID, NOW_NS)
     assert not link.welcomed(welcome(), RUN_ID, NOW_NS)
     assert link.clock.count == 1
 
 
-def test_the_welcome_of_another_coordinator_is_news_and_its_clock_is_another() -> None:
+def test_the_welcome_of_another_coordinator_is_news_and_resets_the_clock_estimate() -> None:
     link = joined()
     link.replied(reply(NOW_NS, NOW_NS + 5), RUN_ID, NOW_NS)
     assert link.welcomed(welcome(), OTHER_RUN_ID, NOW_NS)
@@ -64,7 +64,7 @@ def test_an_answer_of_another_coordinator_is_no_clock_sample() -> None:
     assert link.clock.best is None
 
 
-def test_an_answer_that_came_before_it_was_asked_for_is_no_clock_sample() -> None:
+def test_an_answer_from_before_its_heartbeat_is_no_clock_sample() -> None:
     link = joined()
     link.replied(reply(NOW_NS + 10, NOW_NS), RUN_ID, NOW_NS)
     assert link.clock.best is None
@@ -93,7 +93,7 @@ def test_no_heartbeat_leaves_before_the_welcome_or_after_the_link_is_lost() -> N
     assert not link.went_down()
 
 
-def test_refusals_must_go_on_for_a_while() -> None:
+def test_only_refusals_over_some_time_prove_a_wrong_token() -> None:
     link = Link(NOW_NS)
     link.examined("", lasting=False)
     assert not link.hopeless
@@ -105,7 +105,7 @@ def test_refusals_must_go_on_for_a_while() -> None:
     assert link.hopeless == "the coordinator refuses our token; copy its token file here (--token-file)"
 
 
-def test_refusals_by_what_is_no_coordinator_of_ours_say_nothing_of_the_token() -> None:
+def test_refusals_by_another_server_do_not_blame_the_token() -> None:
     link = Link(NOW_NS)
     for instant_ns in (NOW_NS, NOW_NS + REFUSED_FOR_NS + 1):
         link.refused(instant_ns)
@@ -115,7 +115,7 @@ def test_refusals_by_what_is_no_coordinator_of_ours_say_nothing_of_the_token() -
 
 
 @pytest.mark.parametrize("before", ["", "it closes connections"])
-def test_what_a_proxy_closed_before_there_was_a_coordinator_says_nothing_of_the_token(before: str) -> None:
+def test_connections_that_a_proxy_closed_do_not_blame_the_token(before: str) -> None:
     link = Link(NOW_NS)
     if before:
         link.examined(before, lasting=False)
@@ -128,7 +128,7 @@ def test_what_a_proxy_closed_before_there_was_a_coordinator_says_nothing_of_the_
     assert link.hopeless
 
 
-def test_an_obstacle_that_lasts_is_hopeless_when_it_is_found_again() -> None:
+def test_a_lasting_obstacle_is_hopeless_when_it_is_found_twice() -> None:
     link = Link(NOW_NS)
     assert link.examined("an HTTP server", lasting=True)
     assert not link.hopeless
@@ -144,7 +144,7 @@ def test_an_obstacle_that_lasts_is_hopeless_when_it_is_found_again() -> None:
     assert link.obstacle == ""
 
 
-def test_refusals_that_lie_far_apart_do_not_add_up() -> None:
+def test_refusals_far_apart_do_not_add_up() -> None:
     link = Link(NOW_NS)
     for minute in range(10):
         link.refused(NOW_NS + minute * 60 * NS_PER_S)
@@ -152,7 +152,7 @@ def test_refusals_that_lie_far_apart_do_not_add_up() -> None:
     assert not link.hopeless
 
 
-def test_a_handshake_that_succeeds_wipes_refusals_out() -> None:
+def test_a_successful_handshake_resets_refusals() -> None:
     link = Link(NOW_NS)
     link.refused(NOW_NS)
     link.came_up(NOW_NS)

@@ -1,4 +1,4 @@
-"""Whatever an agent hears, in whatever order: it comes to rest, its load is fenced, and its results are whole."""
+"""After any sequence of events, an agent comes to rest, its load is fenced, and its results are complete."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ PLANS = (
 )
 LEASE_NS = round(LEASE_S * NS_PER_S)
 BOUND_S = KEEP_LEASES * LEASE_S + LEASE_S + DRAIN_S + (OVERTIME_NS + GOODBYE_NS) / NS_PER_S + 5
-"""Silence after which an agent must have come to rest, whatever its worker processes do."""
+"""After this silence, an agent must have come to rest, even with stuck worker processes."""
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class PlayedWorker:
         return self.is_started and not self.is_over and (self.is_stuck or now_ns < self.lease_ends_ns)
 
 
-class AgentAndWhatItHears(RuleBasedStateMachine):
+class AgentUnderAnyEvents(RuleBasedStateMachine):
     """A session, its worker processes, and anything that a coordinator, a link or a signal may do."""
 
     def __init__(self) -> None:
@@ -175,8 +175,8 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
         message=st.sampled_from(
             [
                 welcome(),
-                Stop(drain=True, reason="told to"),
-                Stop(drain=False, reason="told to"),
+                Stop(drain=True, reason="stopped"),
+                Stop(drain=False, reason="stopped"),
                 FinalAck(),
                 Dismiss(exit_code=0),
                 *(Prepare(assignment=assignment(plan, pools), plan_hash="hash") for plan in PLANS for pools in (0, 2)),
@@ -276,7 +276,7 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.is_started for worker in self.workers.values()))
     @rule(operations=st.integers(1, 3))
     def the_load_ends(self, operations: int) -> None:
-        """All goes well from here to the agent's last word."""
+        """Everything goes well until the agent sends `Final`."""
         for number, worker in list(self.workers.items()):
             self.reports(number, operations)
             if not worker.is_over:
@@ -325,26 +325,26 @@ class AgentAndWhatItHears(RuleBasedStateMachine):
     # -- what must hold
 
     @invariant()
-    def an_agent_at_rest_has_no_worker_processes(self) -> None:
+    def an_idle_agent_has_no_worker_processes(self) -> None:
         if self.left or self.bench.state in (AgentState.IDLE, AgentState.DONE):
             assert all(worker.is_over for worker in self.workers.values())
 
     @invariant()
-    def load_is_of_a_run_that_was_started(self) -> None:
+    def only_a_started_run_has_load(self) -> None:
         if self.loading and not self.left:
             assert self.bench.state in (AgentState.RUNNING, AgentState.DRAINING)
 
     @invariant()
-    def nobody_loads_without_a_coordinator(self) -> None:
+    def no_load_outlasts_the_lease_without_a_coordinator(self) -> None:
         if self.bench.now_ns - self.heard_ns > LEASE_NS:
             assert not any(worker.loads(self.bench.now_ns) for worker in self.workers.values() if not worker.is_stuck)
 
     def teardown(self) -> None:
-        """Without another word it comes to rest."""
+        """Without any message it comes to rest."""
         self.passes(BOUND_S, every_s=0.5)
         assert self.left or self.bench.state is AgentState.IDLE, self.bench.state
         assert not self.loading
 
 
-TestAgentAndWhatItHears = AgentAndWhatItHears.TestCase
-TestAgentAndWhatItHears.settings = tried(40, steps=25)
+TestAgentUnderAnyEvents = AgentUnderAnyEvents.TestCase
+TestAgentUnderAnyEvents.settings = tried(40, steps=25)

@@ -54,25 +54,25 @@ def running() -> RunBench:
 # -- hello
 
 
-def test_hello_is_answered_with_the_name() -> None:
+def test_a_welcome_has_the_name_of_the_agent() -> None:
     bench = RunBench(expected=2)
     assert said(bench.says("a", hello("web1")), Welcome) == [Welcome(protocol=PROTOCOL_MAX, agent_id="web1")]
 
 
-def test_two_agents_of_one_name_are_told_apart() -> None:
+def test_two_agents_with_one_name_get_different_ids() -> None:
     bench = RunBench(expected=3)
     names = [said(bench.says(key, hello("web1")), Welcome)[0].agent_id for key in ("a", "b", "c")]
     assert names == ["web1", "web1-2", "web1-3"]
 
 
-def test_agents_without_a_name_are_called_by_their_host() -> None:
+def test_agents_without_a_name_are_named_after_their_host() -> None:
     bench = RunBench(expected=3)
     hosts = {"a": "load-7.example", "b": "load-7.example", "c": ""}
     names = [said(bench.says(key, hello("", host=host)), Welcome)[0].agent_id for key, host in hosts.items()]
     assert names == ["load-7.example", "load-7.example-2", "agent"]
 
 
-def test_a_hello_that_is_repeated_is_the_same_agent_on_its_new_link() -> None:
+def test_a_repeated_hello_is_the_same_agent_on_a_new_link() -> None:
     bench = RunBench(expected=2)
     bench.says("a", hello("web1"), routing_id=b"old")
     actions = bench.says("a", hello("web1"), routing_id=b"new")
@@ -82,7 +82,7 @@ def test_a_hello_that_is_repeated_is_the_same_agent_on_its_new_link() -> None:
     assert len(bench.run.state.registry) == 1
 
 
-def test_an_agent_that_was_restarted_gets_its_name_back_once_the_one_before_is_silent() -> None:
+def test_a_restarted_agent_gets_its_name_back_when_the_old_process_is_silent() -> None:
     bench = RunBench(expected=2)
     bench.says("before", hello("web1"))
     bench.passes(10.0)
@@ -90,7 +90,7 @@ def test_an_agent_that_was_restarted_gets_its_name_back_once_the_one_before_is_s
     assert bench.run.state.registry.find("before") is None
 
 
-def test_an_agent_whose_name_was_given_away_is_another_when_it_comes_back() -> None:
+def test_an_agent_whose_name_was_given_away_gets_another_name() -> None:
     bench = RunBench(expected=3)
     bench.says("before", hello("web1"))
     bench.passes(10.0)
@@ -99,7 +99,7 @@ def test_an_agent_whose_name_was_given_away_is_another_when_it_comes_back() -> N
 
 
 @pytest.mark.parametrize(("lowest", "highest"), [(1, 1), (PROTOCOL_MAX + 1, 9), (-3, 0), (5, 1)])
-def test_an_agent_that_shares_no_protocol_version_is_told_so(lowest: int, highest: int) -> None:
+def test_an_agent_without_a_common_protocol_version_is_refused_with_the_reason(lowest: int, highest: int) -> None:
     bench = RunBench()
     actions = bench.says("a", hello("web1", protocol_min=lowest, protocol_max=highest))
     [refused] = said(actions, Refused)
@@ -108,13 +108,13 @@ def test_an_agent_that_shares_no_protocol_version_is_told_so(lowest: int, highes
     assert len(bench.run.state.registry) == 0
 
 
-def test_a_range_of_versions_that_overlaps_is_welcome() -> None:
+def test_an_agent_with_an_overlapping_range_of_versions_is_welcome() -> None:
     bench = RunBench()
     [welcome] = said(bench.says("a", hello("web1", protocol_min=0, protocol_max=9)), Welcome)
     assert welcome.protocol == PROTOCOL_MAX
 
 
-def test_an_agent_of_more_processes_than_any_machine_has_is_refused() -> None:
+def test_an_agent_with_an_impossible_number_of_processes_is_refused() -> None:
     bench = RunBench()
     [refused] = said(bench.says("a", hello("web1", processes=10**9)), Refused)
     assert "processes" in refused.reason
@@ -133,14 +133,14 @@ def test_a_name_can_neither_move_the_cursor_nor_fill_the_screen() -> None:
 # -- heartbeats
 
 
-def test_a_heartbeat_is_answered_with_its_own_stamp_and_ours() -> None:
+def test_the_answer_to_a_heartbeat_has_the_timestamps_of_both_sides() -> None:
     bench = RunBench(expected=2)
     bench.hello("web1")
     reply = HeartbeatReply(sent_ns=77, received_ns=bench.now_ns, replied_ns=bench.now_ns)
     assert said(bench.says("web1", heartbeat(AgentState.IDLE, 77)), HeartbeatReply) == [reply]
 
 
-def test_an_agent_that_nobody_knows_is_not_answered() -> None:
+def test_an_unknown_agent_is_not_answered() -> None:
     bench = RunBench()
     assert not of_kind(bench.says("stranger", heartbeat(AgentState.IDLE)), Send)
     assert bench.run.state.set_aside["stale"] == 1
@@ -156,14 +156,14 @@ def test_the_worst_figures_of_the_run_are_kept() -> None:
 # -- who says it
 
 
-def test_a_hello_without_the_secret_of_its_incarnation_is_set_aside() -> None:
+def test_a_hello_without_the_secret_of_its_incarnation_is_ignored() -> None:
     bench = running()
     assert bench.says("web1", hello("web1", secret="guessed"), routing_id=b"liar") == []
     assert bench.member("web1").routing_id == b"web1"
     assert bench.run.state.set_aside["unproven"] == 1
 
 
-def test_who_knows_only_an_incarnation_cannot_speak_in_its_name() -> None:
+def test_a_peer_that_knows_only_an_incarnation_cannot_send_in_its_name() -> None:
     bench = running()
     for message in (heartbeat(AgentState.DONE), final(0), Bye(reason="gone"), Attach(secret="guessed")):
         assert bench.says("web1", message, routing_id=b"liar") == []
@@ -172,14 +172,14 @@ def test_who_knows_only_an_incarnation_cannot_speak_in_its_name() -> None:
     assert acknowledged(bench.says("web1", final(0)))
 
 
-def test_a_frame_counts_on_the_metrics_connection_only_and_all_else_on_the_control_connection_only() -> None:
+def test_frames_count_only_on_the_metrics_connection_and_other_messages_only_on_the_control_connection() -> None:
     bench = running()
     assert bench.says("web1", MetricsFrame(seq=0, through=0, intervals=()), routing_id=b"web1") == []
     assert bench.says("web1", final(0), routing_id=metrics_id("web1")) == []
     assert bench.run.state.set_aside["unproven"] == 2
 
 
-def test_an_agent_on_its_new_connections_is_not_heard_on_its_old_ones() -> None:
+def test_messages_on_old_connections_are_ignored_after_a_reconnect() -> None:
     bench = running()
     bench.says("web1", hello("web1", state=AgentState.RUNNING, run_id=RUN_ID), routing_id=b"new")
     [attached] = of_kind(bench.says("web1", Attach(), routing_id=b"new/metrics"), Send)
@@ -190,7 +190,7 @@ def test_an_agent_on_its_new_connections_is_not_heard_on_its_old_ones() -> None:
     assert said(bench.says("web1", frame, routing_id=b"new/metrics"), FrameAck) == [FrameAck(next_seq=1)]
 
 
-def test_what_waited_on_an_older_connection_is_not_taken_for_the_newest() -> None:
+def test_a_delayed_hello_of_an_old_connection_does_not_replace_the_newest() -> None:
     bench = running()
     back = hello("web1", state=AgentState.RUNNING, run_id=RUN_ID, connection=2)
     bench.says("web1", back, routing_id=b"new")
@@ -210,7 +210,7 @@ def test_a_metrics_connection_of_an_agent_that_has_not_said_hello_is_not_attache
 # -- frames
 
 
-def test_frames_are_written_down_in_order_and_acknowledged_on_the_metrics_link() -> None:
+def test_frames_are_recorded_in_order_and_acknowledged_on_the_metrics_link() -> None:
     bench = running()
     actions = bench.frame("web1", 0)
     assert [type(record) for record in written(actions)] == [FrameAccepted]
@@ -219,7 +219,7 @@ def test_frames_are_written_down_in_order_and_acknowledged_on_the_metrics_link()
     assert isinstance(actions[0], Write)  # before it is acknowledged
 
 
-def test_a_frame_that_came_already_counts_once_and_is_acknowledged_again() -> None:
+def test_a_repeated_frame_counts_once_and_is_acknowledged_again() -> None:
     bench = running()
     bench.frame("web1", 0)
     actions = bench.frame("web1", 0)
@@ -229,7 +229,7 @@ def test_a_frame_that_came_already_counts_once_and_is_acknowledged_again() -> No
 
 
 @pytest.mark.parametrize("seq", [1, 2, 2**63])
-def test_a_frame_too_early_is_not_taken_and_the_one_wanted_is_named(seq: int) -> None:
+def test_a_frame_after_a_gap_is_refused_and_the_next_one_is_named(seq: int) -> None:
     bench = running()
     actions = bench.frame("web1", seq, second=0)
     assert written(actions) == []
@@ -237,20 +237,20 @@ def test_a_frame_too_early_is_not_taken_and_the_one_wanted_is_named(seq: int) ->
     assert bench.run.state.set_aside["gaps"] == 1
 
 
-def test_a_frame_of_another_run_is_passed_over() -> None:
+def test_a_frame_of_another_run_is_ignored() -> None:
     bench = running()
     frame = MetricsFrame(seq=0, through=0, intervals=(interval(0),))
     assert bench.says("web1", frame, run_id=OTHER_RUN_ID) == []
     assert bench.run.state.set_aside["stale"] == 1
 
 
-def test_a_frame_of_an_agent_that_takes_no_part_is_passed_over() -> None:
+def test_a_frame_of_an_agent_without_a_share_is_ignored() -> None:
     bench = running()
     bench.hello("web2")
     assert bench.frame("web2", 0) == []
 
 
-def test_a_frame_after_the_last_word_does_not_count() -> None:
+def test_a_frame_after_final_does_not_count() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     bench.passes(2.0, "web1", "web2")
@@ -258,7 +258,7 @@ def test_a_frame_after_the_last_word_does_not_count() -> None:
     assert written(bench.frame("web1", 0)) == []
 
 
-def test_a_frame_of_seconds_that_have_not_been_yet_ends_the_agents_part() -> None:
+def test_an_agent_that_sends_a_frame_of_the_future_is_excluded() -> None:
     bench = running()
     last = 5 + AHEAD_S + 1
     frame = MetricsFrame(seq=0, through=0, intervals=(interval(0, last=last),))
@@ -268,7 +268,7 @@ def test_a_frame_of_seconds_that_have_not_been_yet_ends_the_agents_part() -> Non
     assert "seconds" in noted.reason
 
 
-def test_a_frame_may_run_ahead_by_as_much_as_clocks_may() -> None:
+def test_a_frame_may_be_ahead_of_our_clock_within_the_tolerance() -> None:
     bench = running()
     assert isinstance(written(bench.frame("web1", 0, second=10))[0], FrameAccepted)
 
@@ -276,7 +276,7 @@ def test_a_frame_may_run_ahead_by_as_much_as_clocks_may() -> None:
 # -- ends
 
 
-def test_a_final_is_taken_when_all_its_frames_are_here() -> None:
+def test_final_is_accepted_when_all_frames_have_come() -> None:
     bench = running()
     bench.frame("web1", 0)
     assert bench.says("web1", final(2)) == []
@@ -287,7 +287,7 @@ def test_a_final_is_taken_when_all_its_frames_are_here() -> None:
     assert (noted.state, noted.final) == (AgentOutcome.FINISHED, final(2))
 
 
-def test_a_final_that_is_repeated_is_acknowledged_again_and_written_once() -> None:
+def test_a_repeated_final_is_acknowledged_again_and_recorded_once() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     bench.says("web1", final())
@@ -296,7 +296,7 @@ def test_a_final_that_is_repeated_is_acknowledged_again_and_written_once() -> No
     assert written(actions) == []
 
 
-def test_a_worker_process_that_died_is_written_down_and_degrades_the_run() -> None:
+def test_a_dead_worker_process_is_recorded_and_degrades_the_run() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     actions = bench.says("web1", WorkerLost(process=1, exit_code=-9, reason="worker process 1 died"))
@@ -305,14 +305,14 @@ def test_a_worker_process_that_died_is_written_down_and_degrades_the_run() -> No
     assert ending[1] == "agent web1: worker process 1 died"
 
 
-def test_a_worker_process_that_died_unheard_is_known_from_the_last_word() -> None:
+def test_a_dead_worker_process_that_was_not_reported_is_known_from_final() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     bench.says("web1", final(processes_lost=1))
     assert bench.run.state.outcome_tracker.outcome([], 0)[1] == "agent web1 lost 1 worker process"
 
 
-def test_an_agent_that_says_goodbye_mid_run_is_lost_at_once() -> None:
+def test_an_agent_that_says_goodbye_during_the_load_is_lost_at_once() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     [noted] = written(bench.says("web1", Bye(reason="terminated at once")))
@@ -334,7 +334,7 @@ def test_prepared_of_another_run_does_not_count() -> None:
     assert not bench.member("web1").is_ready
 
 
-def test_a_part_is_written_off_once_however_often_it_is_lost() -> None:
+def test_an_agent_is_recorded_as_lost_once() -> None:
     bench = RunBench(expected=2)
     bench.running("web1", "web2")
     records = written(bench.passes(20.0, "web2"))
@@ -349,7 +349,7 @@ def nonsense(seq: int = 0) -> MetricsFrame:
     return MetricsFrame(seq=seq, through=0, intervals=(interval(0, last=8_639_999),))
 
 
-def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_any_more() -> None:
+def test_an_agent_that_sends_invalid_data_is_reported_once_stopped_and_then_ignored() -> None:
     bench = running()
     bench.frame("web1", 0)
     actions = bench.says("web1", nonsense(1))
@@ -377,14 +377,14 @@ def test_an_agent_that_sends_nonsense_is_named_once_told_to_stop_and_not_heard_a
         ({"processes_lost": 3}, "it lost 3 worker processes, but has 2"),
     ],
 )
-def test_a_last_word_that_cannot_be_true_is_nonsense(fields: dict[str, int], problem: str) -> None:
+def test_an_agent_that_sends_an_impossible_final_is_excluded(fields: dict[str, int], problem: str) -> None:
     bench = running()
     actions = bench.says("web1", final(**fields))
     assert [noted.reason for noted in written(actions)] == [f"it sent invalid data: {problem}"]
     assert not acknowledged(actions)
 
 
-def test_a_worker_process_is_lost_once_and_only_if_there_is_such_a_one() -> None:
+def test_a_worker_process_is_lost_once_and_only_if_it_exists() -> None:
     bench = running()
     actions = [
         action
@@ -396,7 +396,7 @@ def test_a_worker_process_is_lost_once_and_only_if_there_is_such_a_one() -> None
     assert bench.run.state.set_aside["nonsense"] == 100
 
 
-def test_an_agent_that_fails_again_and_again_is_lost_once() -> None:
+def test_an_agent_that_fails_repeatedly_is_lost_once() -> None:
     bench = running()
     actions = [
         action
@@ -408,7 +408,7 @@ def test_an_agent_that_fails_again_and_again_is_lost_once() -> None:
     assert len(of_kind(actions, Note)) == 1
 
 
-def test_no_more_agents_join_than_a_fleet_needs_and_the_silent_make_room() -> None:
+def test_the_number_of_agents_is_limited_and_silent_ones_make_room() -> None:
     bench = RunBench(expected=2)
     answers = [bench.says(f"inc{number}", hello("", state=AgentState.DONE)) for number in range(2000)]
     assert sum(bool(said(actions, Welcome)) for actions in answers) == 1004
@@ -419,7 +419,7 @@ def test_no_more_agents_join_than_a_fleet_needs_and_the_silent_make_room() -> No
     assert len(bench.run.state.registry) < 10
 
 
-def test_what_a_peer_says_is_shown_and_kept_in_one_printable_line_of_bounded_length() -> None:
+def test_text_of_a_peer_is_shown_and_recorded_in_one_printable_line_of_limited_length() -> None:
     evil = "\x1b[2J\n\u202e\x9b" + "x" * 100_000
     bench = RunBench(expected=2)
     actions = bench.says("a", hello(evil, host=evil, run_id=evil))

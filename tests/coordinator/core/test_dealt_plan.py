@@ -47,7 +47,7 @@ def test_every_pool_is_dealt_once_and_threads_are_numbered_without_gap(plan: Pla
 
 
 @given(PLANS, AGENTS)
-def test_all_are_told_the_same_and_nothing_more_is_to_be_multiplied(plan: Plan, agents: list[AgentCapacity]) -> None:
+def test_all_assignments_have_the_same_fleet_wide_plan(plan: Plan, agents: list[AgentCapacity]) -> None:
     dealt = assign(plan, agents)
     for assignment in dealt.assignments.values():
         assert assignment.plan == dealt.plan
@@ -63,7 +63,7 @@ def test_the_ceiling_is_the_sum_over_all_pools_dealt(plan: Plan, agents: list[Ag
     assert dealt.connection_ceiling == sum(group.client_instances_per_pool * group.max_connections for group in groups)
 
 
-def test_what_does_not_divide_goes_to_the_agent_with_the_fewest_threads_for_its_processes() -> None:
+def test_a_remaining_pool_goes_to_the_agent_with_the_fewest_threads_per_process() -> None:
     plan = Plan(pools=(Pools(name="first", client_pools=2), Pools(name="second", client_pools=1)))
     dealt = assign(plan, [AgentCapacity("small", 1), AgentCapacity("large", 4)])
     groups = {name: [share.group for share in part.pools] for name, part in dealt.assignments.items()}

@@ -32,7 +32,7 @@ def test_a_lost_agent_degrades_a_run_and_fails_it_beyond_tolerance(tolerate_lost
     assert OutcomeTracker().outcome(ONE_LOST, tolerate_lost) == (Outcome.DEGRADED, "lost b", exit_code)
 
 
-def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_once() -> None:
+def test_an_agent_with_a_problem_is_tolerated_like_a_lost_one_and_its_problem_is_reported_once() -> None:
     tracker = OutcomeTracker()
     tracker.add_problem("a", "a worker died")
     tracker.add_problem("a", "a worker died")
@@ -42,12 +42,12 @@ def test_an_agent_in_trouble_is_tolerated_as_a_lost_one_is_and_its_trouble_told_
     assert tracker.outcome(ONE_LOST, 2)[2] == 0
 
 
-def test_an_interrupt_tells_before_all_else() -> None:
+def test_an_interrupt_decides_the_outcome_before_other_causes() -> None:
     tracker = OutcomeTracker(interrupted=True, aborted="the target is dead", exit_code=4)
     assert tracker.outcome(ONE_LOST, 0) == (Outcome.INTERRUPTED, "lost b", 130)
 
 
-def test_a_run_that_was_given_up_tells_why() -> None:
+def test_the_reason_of_a_run_that_was_given_up_is_reported() -> None:
     tracker = OutcomeTracker(aborted="the target is dead", exit_code=4)
     assert tracker.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
 
@@ -55,22 +55,22 @@ def test_a_run_that_was_given_up_tells_why() -> None:
 LOSS = "the target was lost in second 3 of 10 and did not come back: ConnectionError 7"
 
 
-def test_a_lost_target_is_the_cause_that_the_exit_code_names_before_lost_agents() -> None:
+def test_a_lost_target_decides_the_exit_code_before_lost_agents() -> None:
     assert OutcomeTracker().outcome(ALL, 0, LOSS) == (Outcome.DEGRADED, LOSS, 4)
     assert OutcomeTracker().outcome(ONE_LOST, 0, LOSS) == (Outcome.DEGRADED, f"{LOSS}; lost b", 4)
     assert OutcomeTracker().outcome(ONE_LOST, 1, LOSS)[2] == 4
 
 
-def test_an_interrupted_run_against_a_lost_target_says_both() -> None:
+def test_an_interrupted_run_with_a_lost_target_reports_both() -> None:
     assert OutcomeTracker(interrupted=True).outcome(ALL, 0, LOSS) == (Outcome.INTERRUPTED, LOSS, 130)
 
 
-def test_a_run_that_was_given_up_for_its_target_says_how_that_was_lost() -> None:
+def test_a_run_that_was_given_up_for_its_target_reports_how_the_target_was_lost() -> None:
     tracker = OutcomeTracker(aborted="no operation succeeded for 30 s", exit_code=4)
     assert tracker.outcome(ALL, 0, LOSS) == (Outcome.ABORTED, f"no operation succeeded for 30 s; {LOSS}", 4)
 
 
-def test_trouble_of_one_agent_cannot_fill_the_report() -> None:
+def test_problems_of_one_agent_cannot_fill_the_report() -> None:
     tracker = OutcomeTracker()
     for number in range(10_000):
         tracker.add_problem("a", f"agent a: worker process {number} died")
@@ -83,7 +83,7 @@ def test_a_run_lasts_until_its_last_agent_ended() -> None:
     assert duration_s([member("a", ran_s=2.0), member("b", ran_s=3.5)], T0_NS) == 3.5
 
 
-def test_a_run_whose_agents_never_said_so_lasted_until_they_were_last_heard() -> None:
+def test_a_run_without_any_final_lasts_until_the_last_message() -> None:
     assert duration_s([member("a", ran_s=None)], T0_NS) == 7.0
 
 

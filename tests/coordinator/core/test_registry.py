@@ -85,7 +85,7 @@ def test_a_readmitted_member_begins_as_its_journal_says(agent: dict[str, object]
     assert (member.agent_id, member.next_seq, member.state, member.takes_part) == ("web1", 7, state, True)
 
 
-def test_a_member_whose_results_are_safe_is_awaited_until_it_knows_that() -> None:
+def test_a_member_whose_results_are_safe_is_awaited_until_it_knows() -> None:
     facts = AgentFacts(agent_id="web1", incarnation="inc", host="host", processes=3, pools=())
     registry = Registry()
     member = registry.readmit(JournaledAgent(facts, next_seq=7, final=final(7)), NOW_NS)
@@ -154,11 +154,11 @@ def test_a_planned_end_can_fence_an_agent_before_its_lease_does() -> None:
     assert member.may_write_until_ns(replace(FENCE, end_ns=NOW_NS + 500 * NS_PER_S)) == FENCED_NS
 
 
-def test_every_heartbeat_that_is_answered_moves_the_fence() -> None:
+def test_each_answered_heartbeat_moves_the_fence() -> None:
     assert working(Registry(), answered_ns=NOW_NS + 7).may_write_until_ns(FENCE) == FENCED_NS + 7
 
 
-def test_an_agent_whose_worker_processes_have_ended_writes_nothing_any_more() -> None:
+def test_an_agent_without_worker_processes_is_fenced() -> None:
     registry = Registry()
     member = working(registry)
     registry.rest(member, NOW_NS + 3)
@@ -176,7 +176,7 @@ def test_a_silent_agent_has_time_to_come_back_after_it_is_fenced() -> None:
     assert member.is_over(FENCED_NS + COME_BACK_NS, FENCE)
 
 
-def test_an_agent_that_is_given_up_is_awaited_until_it_is_fenced_and_one_that_left_is_not_awaited() -> None:
+def test_a_revoked_agent_is_awaited_until_it_is_fenced_and_one_that_left_is_not_awaited() -> None:
     registry = Registry()
     member = working(registry)
     registry.revoke(member, "it did not end in time")

@@ -76,19 +76,19 @@ class RegistryOverTime(RuleBasedStateMachine):
             assert (again.agent_id, again.next_seq, again.takes_part) == (member.agent_id, member.next_seq, True)
             self.with_shares[again.incarnation] = again
 
-    @rule(seconds=st.floats(0.1, 6.0), deaf=st.booleans())
-    def passes(self, seconds: float, deaf: bool) -> None:
-        """deaf: it was the coordinator that did not run, so nobody's silence counts."""
+    @rule(seconds=st.floats(0.1, 6.0), stalled=st.booleans())
+    def passes(self, seconds: float, stalled: bool) -> None:
+        """stalled: the coordinator itself did not run, so agents were not silent."""
         elapsed_ns = round(seconds * NS_PER_S)
         self.now_ns += elapsed_ns
-        if deaf:
+        if stalled:
             before = {member.incarnation for member in self.registry.newly_silent(self.now_ns - elapsed_ns)}
-            self.registry.excuse(elapsed_ns, self.now_ns)
+            self.registry.extend_deadlines(elapsed_ns, self.now_ns)
             self.reported_lost |= before
             assert not self.registry.newly_silent(self.now_ns)
 
     @rule()
-    def notices_who_is_silent(self) -> None:
+    def silent_agents_are_noticed(self) -> None:
         lost = {member.incarnation for member in self.registry.newly_silent(self.now_ns)}
         assert not lost & self.reported_lost, "reported twice"
         for incarnation in lost:
@@ -96,7 +96,7 @@ class RegistryOverTime(RuleBasedStateMachine):
         self.reported_lost |= lost
 
     @invariant()
-    def each_has_a_name_of_its_own(self) -> None:
+    def names_are_unique(self) -> None:
         names = [member.agent_id for member in self.registry]
         assert len(set(names)) == len(names)
         assert all(names)
@@ -108,7 +108,7 @@ class RegistryOverTime(RuleBasedStateMachine):
             assert self.registry.find(incarnation) is member
 
     @invariant()
-    def nobody_was_heard_in_the_future(self) -> None:
+    def no_message_is_from_the_future(self) -> None:
         assert all(member.heard_ns <= self.now_ns for member in self.registry)
 
 

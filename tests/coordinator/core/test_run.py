@@ -20,10 +20,8 @@ from common.protocol.messages import (
     FrameAck,
     HeartbeatReply,
     MetricsFrame,
-    Preloaded,
     PreparationStep,
     Prepare,
-    Prepared,
     Preparing,
     Start,
     Stop,
@@ -328,15 +326,6 @@ def test_a_local_agent_is_identified_by_its_host_and_pid() -> None:
 # -- preparing
 
 
-def test_a_lost_message_that_an_agent_is_prepared_is_asked_for_again() -> None:
-    bench = bench_in(Phase.PREPARING)
-    bench.says("web2", ready())
-    bench.states = dict.fromkeys(BOTH, AgentState.PREPARED)
-    assert len(said(bench.passes(1.0, *BOTH), Prepare)) == 1
-    bench.says("web1", ready())
-    assert bench.run.state.phase is Phase.COUNTING
-
-
 def test_an_agent_that_gave_its_assignment_up_gets_it_again_before_the_start() -> None:
     bench = bench_in(Phase.PREPARING)
     bench.says("web1", ready())
@@ -398,14 +387,6 @@ def test_a_short_network_failure_does_not_end_a_preload() -> None:
     assert not of_kind(bench.passes(5.0, *BOTH), End)
     end = ended(bench.passes(PRELOAD_SILENCE_NS / NS_PER_S + 1.0, "web2"))
     assert (end.exit_code, end.text) == (5, "agent web1 was lost before the start: it is silent")
-
-
-def test_the_journal_has_what_agents_preloaded() -> None:
-    bench = bench_in(Phase.PREPARING)
-    done = Preloaded(keys=5, commands=10, bytes_out=300, took_ns=NS_PER_S)
-    bench.says("web1", Prepared(processes=2, connections_open=0, preloaded=done))
-    [opened] = [r for r in written(bench.says("web2", ready())) if isinstance(r, RunOpened)]
-    assert [facts.preloaded for facts in opened.agents] == [done, None]
 
 
 @pytest.mark.parametrize("estimate", [{"offset_ns": None}, {"rtt_ns": 10 * NS_PER_S}])
@@ -659,18 +640,6 @@ def test_a_second_interrupt_stops_the_load_at_once_and_a_third_one_ends_the_wait
     assert ended(bench.do(counted(Reading.AFTER))).exit_code == 130
 
 
-def test_a_run_that_is_stopped_at_once_still_takes_quick_reports() -> None:
-    bench = bench_in(Phase.DRAINING)
-    bench.do(Interrupted())
-    for name in BOTH:
-        bench.frame(name, 0)
-        bench.says(name, final(1, reason="interrupted twice"))
-    assert bench.run.state.phase is Phase.SETTLING
-    actions = bench.do(counted(Reading.AFTER))
-    assert ended(actions) == End(130, "", Outcome.INTERRUPTED)
-    assert [record.writers for record in written(actions) if isinstance(record, CountersRead)] == [()]
-
-
 def test_an_agent_that_exceeds_its_drain_gets_no_answers_and_is_awaited_until_it_is_fenced() -> None:
     bench = RunBench(fleet_plan(duration_s=None, requests=100))
     bench.running("web1")
@@ -914,12 +883,6 @@ def test_an_ended_run_does_not_wait_for_a_local_agent_that_ended_with_its_coordi
     assert ended(actions).text == "lost web1"
     assert not any("results of" in note.text for note in of_kind(actions, Note))
     assert not journal.can_resume
-
-
-def test_an_agent_that_still_works_for_an_ended_run_is_stopped() -> None:
-    bench = resumed(None, is_ended=True)
-    actions = bench.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID)
-    assert said(actions, Stop) == [Stop(drain=True, reason="the run is stopped")]
 
 
 def test_nothing_happens_after_the_end() -> None:
@@ -1179,23 +1142,6 @@ def test_a_run_that_was_given_up_stays_so_when_it_is_resumed() -> None:
     end = ended(bench.do(counted(Reading.AFTER)))
     assert (end.exit_code, end.outcome) == (4, Outcome.ABORTED)
     assert end.text.startswith("no operation succeeded for 30 s")
-
-
-def test_a_resumed_run_accepts_frames_from_where_its_journal_ends() -> None:
-    facts = AgentFacts(agent_id="web1", incarnation=incarnation_of("web1"), host="host", processes=1, pools=dealt(1))
-    run = Run.resumed(setup_for(fleet_plan()), 1, [JournaledAgent(facts, next_seq=3, final=None)], 5_000 * NS_PER_S)
-    bench = RunBench(run=run)
-    bench.hello("web1", state=AgentState.DONE, run_id=RUN_ID)
-    actions = bench.frame("web1", 2)
-    assert written(actions) == []
-    assert said(actions, FrameAck) == [FrameAck(next_seq=3)]
-    assert written(bench.frame("web1", 3))
-
-
-def test_a_resumed_run_starts_agents_that_missed_the_start() -> None:
-    bench = resumed(None, t0_ns=77)
-    actions = bench.hello("web1", state=AgentState.PREPARED, run_id=RUN_ID)
-    assert said(actions, Start)[:1] == [Start(t0_ns=77)]
 
 
 def test_an_assignment_that_is_too_large_for_a_message_ends_the_run_before_the_start() -> None:

@@ -37,7 +37,7 @@ def killed(bench: RunBench, name: str) -> list[Action]:
     return bench.do(LocalAgentExited(bench.member(name).pid, f"{name}.example", -9))
 
 
-def test_a_run_starts_with_at_least_so_many_agents_once_the_wait_is_over() -> None:
+def test_a_run_starts_with_at_least_agents_when_the_wait_is_over() -> None:
     bench = RunBench(plan_of(at_least=2), expected=3)
     bench.preparing("web1", "web2")
     assert not said(bench.passes(WAIT_S - 1.0, "web1", "web2"), Prepare)
@@ -50,7 +50,7 @@ def test_a_run_starts_with_at_least_so_many_agents_once_the_wait_is_over() -> No
     assert [len(share.pools) for share in dealt.assignments.values()] == [2, 2]
 
 
-def test_a_run_starts_before_the_wait_is_over_only_when_all_agents_are_there() -> None:
+def test_a_run_starts_early_only_if_all_agents_have_joined() -> None:
     bench = RunBench(plan_of(at_least=2), expected=3)
     assert not said(bench.preparing("web1", "web2"), Prepare)
     assert prepared_by(bench.hello("web3")) == {"web1", "web2", "web3"}
@@ -146,7 +146,7 @@ def test_an_agent_that_is_lost_when_the_load_is_over_aborts_nothing() -> None:
     assert end == End(5, "lost web2", Outcome.DEGRADED)
 
 
-def test_a_run_that_was_aborted_stays_so_under_the_next_coordinator() -> None:
+def test_an_aborted_run_stays_aborted_when_it_is_resumed() -> None:
     bench = RunBench(plan_of(OnAgentLoss.ABORT), expected=2)
     bench.running("web1", "web2")
     killed(bench, "web2")

@@ -1,4 +1,4 @@
-"""Whatever agents say, in whatever order, and wherever the coordinator dies: a run's journal is right, and it ends."""
+"""After any messages of agents and any death of the coordinator, the journal of a run is right, and the run ends."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ BOUND_S = 200.0
 """Silence of all agents after which a run has ended; the server's counters alone may take a minute, twice."""
 
 
-class RunAndWhatItHears(RuleBasedStateMachine):
-    """A run, its journal, and agents that may say anything at any time."""
+class RunUnderAnyEvents(RuleBasedStateMachine):
+    """A run, its journal, and agents that may send anything at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(AGENTS))
     def ends_well(self, name: str) -> None:
-        """Its last word, as it is said when its frames have come."""
+        """Its `Final`, when all its frames have come."""
         frames = self.accepted(name)
         operations = sum(part.operations for record in frames for part in record.frame.intervals)
         self.perform(self.bench.says(name, final(len(frames), issued=operations, counted=operations)))
@@ -164,7 +164,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
     @precondition(lambda self: self.reading or self.deletes)
     @rule()
     def answers(self) -> None:
-        """What was asked of the server is done."""
+        """The server has answered, or its keys are deleted."""
         if self.reading:
             when, self.reading = self.reading, None
             self.perform(self.bench.do(counted(when)))
@@ -174,7 +174,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
 
     @rule(when=st.sampled_from(Reading))
     def answers_late(self, when: Reading) -> None:
-        """A reading that nobody waits for any more."""
+        """A reading that the run does not wait for."""
         if self.reading is None:
             self.perform(self.bench.do(counted(when)))
 
@@ -227,7 +227,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
         assert fold(self.records).totals.operations == total
 
     @invariant()
-    def nothing_follows_the_last_word_of_an_agent(self) -> None:
+    def nothing_follows_the_final_of_an_agent(self) -> None:
         finished: set[str] = set()
         for record in self.records:
             if isinstance(record, FrameAccepted):
@@ -244,7 +244,7 @@ class RunAndWhatItHears(RuleBasedStateMachine):
             assert isinstance(self.records[-1], RunClosed)
 
     def teardown(self) -> None:
-        """Reading all are silent it ends, however long the server takes to answer."""
+        """When all agents are silent it ends, even if the server answers late."""
         for _ in range(round(BOUND_S / 10)):
             self.perform(self.bench.passes(10.0))
             if self.deletes and not self.ends:
@@ -252,5 +252,5 @@ class RunAndWhatItHears(RuleBasedStateMachine):
         assert self.ends, self.bench.run.state.phase
 
 
-TestRunAndWhatItHears = RunAndWhatItHears.TestCase
-TestRunAndWhatItHears.settings = tried(40, steps=25)
+TestRunUnderAnyEvents = RunUnderAnyEvents.TestCase
+TestRunUnderAnyEvents.settings = tried(40, steps=25)

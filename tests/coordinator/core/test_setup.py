@@ -53,7 +53,7 @@ def members(*names: str) -> list[Member]:
         (99, 0, None),
     ],
 )
-def test_the_highest_version_that_both_speak_is_taken(lowest: int, highest: int, protocol: int | None) -> None:
+def test_the_highest_common_version_is_used(lowest: int, highest: int, protocol: int | None) -> None:
     assert negotiated(hello(protocol_min=lowest, protocol_max=highest)) == protocol
 
 
@@ -61,7 +61,7 @@ def test_an_agent_like_any_other_is_not_refused() -> None:
     assert refusal(hello(processes=MOST_PROCESSES)) is None
 
 
-def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
+def test_a_refusal_names_the_cause_and_a_remedy() -> None:
     assert refusal(hello(protocol_min=7, protocol_max=8)) == (
         f"it speaks protocol 7 to 8 (version 0.1), this coordinator {PROTOCOL_MIN} to {PROTOCOL_MAX}; "
         "install the same release on both"
@@ -72,7 +72,7 @@ def test_a_refusal_says_what_was_found_and_what_would_help() -> None:
     )
 
 
-def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise() -> None:
+def test_progress_shows_connections_while_they_open_and_agents_otherwise() -> None:
     registry, two = Registry(), members("a", "b")
     registry.deal(two[0], NOW_NS)
     registry.ready(two[0], Prepared(processes=1, connections_open=1), NOW_NS)
@@ -82,7 +82,7 @@ def test_progress_counts_connections_while_these_are_opened_and_agents_otherwise
     assert (preparing(two).text, preparing(two).done, preparing(two).total) == ("opening connections", 30, 50)
 
 
-def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
+def test_progress_shows_keys_until_every_agent_has_finished_its_preload() -> None:
     registry, two = Registry(), members("a", "b")
     for member, done in zip(two, (40, 50), strict=True):
         registry.progress(member, Preparing(step=PreparationStep.PRELOAD, done=done, total=50), NS_PER_S)
@@ -93,7 +93,7 @@ def test_progress_counts_keys_until_every_agent_has_preloaded_its_own() -> None:
     assert preparing(two) == Progress("opening connections", 4, 10)
 
 
-def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:
+def test_a_run_that_waits_in_vain_names_the_missing_agents_and_a_remedy() -> None:
     two = members("a", "b")
     setup = setup_for(fleet_plan(), expected=3)
     assert agents_missing(setup, two[:1], two) == (
@@ -103,7 +103,7 @@ def test_what_was_waited_for_in_vain_is_said_with_a_remedy() -> None:
     assert agents_missing(setup, [], []).startswith("expected 3 agents within 1m, got 0 (none); start them")
 
 
-def test_more_connections_than_the_server_allows_are_warned_of() -> None:
+def test_a_warning_shows_that_the_server_allows_fewer_connections() -> None:
     plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
     dealt = assign(plan, capacities(members("a")))
     target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
@@ -114,7 +114,7 @@ def test_more_connections_than_the_server_allows_are_warned_of() -> None:
 @pytest.mark.parametrize(
     "pools", [Pools(client_pools=2, driver=Driver.WIRE), Pools(client_pools=2, connections=Connections.PREWARM)]
 )
-def test_connections_that_are_opened_in_any_case_and_cannot_be_are_warned_of_with_the_remedy(pools: Pools) -> None:
+def test_a_warning_with_a_remedy_shows_that_some_connections_cannot_open(pools: Pools) -> None:
     dealt = assign(msgspec.structs.replace(fleet_plan(), pools=(pools,)), capacities(members("a")))
     target = TargetFacts(url="", topology="standalone", server="", max_clients=30)
     assert ceiling_lines(dealt, target)[-1] == (
@@ -123,7 +123,7 @@ def test_connections_that_are_opened_in_any_case_and_cannot_be_are_warned_of_wit
     )
 
 
-def test_calls_that_may_need_more_files_than_a_local_agent_may_open_are_noted_once() -> None:
+def test_a_note_shows_once_that_a_local_agent_may_need_more_open_files() -> None:
     pools = Pools(client_pools=4, client_instances_per_pool=50, threads_per_pool=50)
     plan = msgspec.structs.replace(fleet_plan(), pools=(pools,))
     two = members("a", "b")

@@ -107,7 +107,7 @@ def test_a_standby_takes_over_the_share_of_an_agent_whose_process_is_gone() -> N
     assert end == End(5, "lost web2 (replaced by web3)", Outcome.DEGRADED)
 
 
-def test_a_replaced_agent_is_tolerated_as_a_lost_one_is() -> None:
+def test_a_replaced_agent_is_tolerated_like_a_lost_one() -> None:
     bench = bench_with_standby(plan_of(tolerate_lost=1))
     killed(bench, "web2")
     taken_over(bench)
@@ -117,7 +117,7 @@ def test_a_replaced_agent_is_tolerated_as_a_lost_one_is() -> None:
     assert (end.exit_code, end.outcome) == (0, Outcome.DEGRADED)
 
 
-def test_nothing_is_given_away_while_a_silent_agent_may_still_be_at_work() -> None:
+def test_a_share_is_not_free_while_its_silent_agent_may_still_work() -> None:
     bench = bench_with_standby()
     actions = bench.passes(FENCED_S - 1.5, "web1", "web3")
     assert any("web2 may still be at work; its share is free in" in note.text for note in of_kind(actions, Note))
@@ -125,7 +125,7 @@ def test_nothing_is_given_away_while_a_silent_agent_may_still_be_at_work() -> No
     assert to(bench.passes(2.0, "web1", "web3"), "web3", Prepare)
 
 
-def test_an_agent_that_comes_back_before_it_is_replaced_goes_on_itself() -> None:
+def test_an_agent_that_comes_back_before_it_is_replaced_continues() -> None:
     bench = bench_with_standby()
     bench.passes(LEASE_S, "web1", "web3")
     assert bench.member("web2").state is MemberState.SILENT
@@ -164,7 +164,7 @@ def test_an_agent_that_ends_early_is_replaced_at_once() -> None:
     assert to(actions, "web3", Prepare)
 
 
-def test_a_share_waits_for_a_standby_which_is_said_once_and_lets_the_run_end_without_one() -> None:
+def test_a_share_waits_for_a_standby_until_the_load_ends_and_the_user_is_told_once() -> None:
     bench = RunBench(plan_of(duration_s=60.0), expected=2)
     bench.running("web1", "web2")
     actions = [*killed(bench, "web2"), *bench.passes(3.0, "web1")]
@@ -182,7 +182,7 @@ def test_without_a_standby_the_run_ends_when_the_others_are_done() -> None:
     assert bench.run.state.phase is Phase.SETTLING
 
 
-def test_a_run_by_requests_goes_on_until_its_standby_has_issued_what_is_left() -> None:
+def test_a_run_by_requests_continues_until_its_standby_has_issued_the_rest() -> None:
     bench = bench_with_standby(plan_of(duration_s=None, requests=100))  # type: ignore[arg-type]
     bench.frame("web2", 0, operations=20)
     killed(bench, "web2")
@@ -237,7 +237,7 @@ def test_a_start_that_was_lost_is_repeated_with_the_same_instant() -> None:
     assert first == again
 
 
-def test_a_standby_that_cannot_prepare_gives_way_to_the_next_one_and_may_be_asked_later() -> None:
+def test_a_standby_that_cannot_prepare_is_replaced_by_the_next_one_and_may_be_asked_later() -> None:
     bench = bench_with_standby()
     bench.hello("web4")
     killed(bench, "web2")
@@ -249,7 +249,7 @@ def test_a_standby_that_cannot_prepare_gives_way_to_the_next_one_and_may_be_aske
     assert to(bench.passes(UNFIT_NS / NS_PER_S, "web1", "web3", "web4"), "web3", Prepare)
 
 
-def test_a_standby_that_falls_silent_or_leaves_gives_way_to_the_next_one() -> None:
+def test_a_standby_that_falls_silent_or_leaves_is_replaced_by_the_next_one() -> None:
     for leaves in (False, True):
         bench = bench_with_standby()
         bench.hello("web4")
@@ -261,7 +261,7 @@ def test_a_standby_that_falls_silent_or_leaves_gives_way_to_the_next_one() -> No
             assert to(bench.beat("web3", AgentState.PREPARED), "web3", Stop)
 
 
-def test_a_standby_that_makes_no_progress_gives_way() -> None:
+def test_a_standby_without_progress_is_replaced() -> None:
     bench = bench_with_standby(plan_of(prepare_s=10.0))
     bench.hello("web4")
     killed(bench, "web2")
@@ -280,7 +280,7 @@ def test_nothing_is_taken_over_when_the_load_is_about_to_end_or_was_stopped() ->
     assert to(bench.passes(1.5, "web1", "web3"), "web3", Stop)
 
 
-def test_a_resumed_run_goes_on_with_a_share_that_was_taken_over() -> None:
+def test_a_resumed_run_continues_with_a_share_that_was_taken_over() -> None:
     bench = bench_with_standby()
     killed(bench, "web2")
     [first] = to(prepares(bench, "web3"), "web3", Start)
@@ -302,7 +302,7 @@ def test_a_resumed_run_goes_on_with_a_share_that_was_taken_over() -> None:
     assert end.text == "lost web2 (replaced by web3)"
 
 
-def test_a_resumed_run_gives_a_share_that_was_only_offered_away_again() -> None:
+def test_a_resumed_run_offers_a_share_again_that_was_only_offered() -> None:
     bench = bench_with_standby()
     killed(bench, "web2")
     bench.beat("web3", AgentState.PREPARED)
@@ -323,7 +323,7 @@ def test_a_resumed_run_gives_a_share_that_was_only_offered_away_again() -> None:
     assert order.assignment.threads_total == 4
 
 
-def test_before_the_start_a_standby_gets_the_share_of_a_lost_agent_as_it_is() -> None:
+def test_before_the_start_the_share_of_a_lost_agent_moves_unchanged_to_a_standby() -> None:
     bench = RunBench(plan_of(), expected=2)
     bench.preparing("web1", "web2")
     bench.hello("web3")
@@ -343,7 +343,7 @@ def test_before_the_start_a_standby_gets_the_share_of_a_lost_agent_as_it_is() ->
     assert list(written.agents) == ["web1", "web3"]
 
 
-def test_an_agent_that_lost_its_share_before_the_start_gives_it_up_when_it_is_back() -> None:
+def test_an_agent_that_lost_its_share_before_the_start_must_stop_when_it_is_back() -> None:
     bench = RunBench(plan_of(), expected=2)
     bench.preparing("web1", "web2")
     bench.hello("web3")
@@ -366,7 +366,7 @@ def test_before_the_start_a_run_gives_up_without_a_standby_or_where_keys_may_be_
     assert said(actions, Dismiss)
 
 
-def test_other_policies_replace_nobody() -> None:
+def test_other_policies_replace_no_agent() -> None:
     plan = plan_of()
     for policy in (OnAgentLoss.CONTINUE, OnAgentLoss.ABORT):
         fleet = msgspec.structs.replace(plan.fleet, on_agent_loss=policy)
