@@ -25,14 +25,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import multiprocess
 from multiprocess import resource_tracker
 from multiprocess.connection import Connection, wait
 
 from common.clock import monotonic_ns
+from common.closing import Closing
 from common.program.standard_streams import directory_is_gone
 from common.program.stderr_writer import write_stderr_by_thread
 from common.units import NS_PER_S
@@ -89,7 +89,7 @@ class Child:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-class ForkServer:
+class ForkServer(Closing):
     """The agent's connection to its fork server. Close it."""
 
     def __init__(self) -> None:
@@ -195,14 +195,6 @@ class ForkServer:
         self._process.kill()
         self._process.join()
         self._control = self._process = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _work(connection: Connection) -> None:

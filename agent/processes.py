@@ -9,11 +9,10 @@ from __future__ import annotations
 import select
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from agent.core.actions import FromWorker, WorkerExited
 from agent.fork_server import Child, ForkServer
+from common.closing import Closing
 from common.errors import ProtocolError
 from common.protocol import codec
 from common.protocol.messages import (
@@ -29,7 +28,7 @@ from common.protocol.messages import (
 _READ_AT_MOST = 64  # messages read from one process in a row
 
 
-class Processes:
+class Processes(Closing):
     """The worker processes of one run. A process's number is the index of its assignment in `spawn`."""
 
     def __init__(self, fork_server: ForkServer | None = None) -> None:
@@ -118,14 +117,6 @@ class Processes:
         """Kill all worker processes and the fork server. Idempotent."""
         self.kill()
         self._fork_server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _has_room(fileno: int) -> bool:

@@ -8,9 +8,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from common.closing import Closing
 from common.errors import ProtocolError, UsageError
 from common.plan.plan_text import plan_yaml
 from common.plan.schema import Plan
@@ -28,7 +27,7 @@ from coordinator.report.run_lookup import find_journal
 
 
 @dataclass(slots=True)
-class RunFolder:
+class RunFolder(Closing):
     """The folder of one run, and the state of the run according to its journal.
 
     aggregate: of the records in the journal; empty for a new run. is_resumed: another coordinator ran this run before.
@@ -90,14 +89,6 @@ class RunFolder:
         """Close the journal and release its lock. Idempotent."""
         if self._journal is not None:
             self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def new_run_id() -> str:

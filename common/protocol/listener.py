@@ -22,13 +22,12 @@ from collections import Counter, deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import sleep
-from types import TracebackType
-from typing import Self
 
 import zmq
 from zmq.utils import z85
 
 from common.clock import monotonic_ns
+from common.closing import Closing
 from common.errors import UsageError
 from common.machine import open_files_limit
 from common.protocol.inbox import Connection, Inbox, PutResult
@@ -101,7 +100,7 @@ class _Wakeup:
         os.close(self._writing)
 
 
-class Listener:
+class Listener(Closing):
     """A bound ROUTER. It gives each connection its own routing id, which no peer can choose or learn."""
 
     def __init__(self, context: Context, endpoint: str, curve: CurveServer | None) -> None:
@@ -186,14 +185,6 @@ class Listener:
         Order: the thread ends first, after it has sent the waiting messages; then no other thread uses the sockets. The
         monitor is disabled before its socket is closed. ZAP is closed last, because handshakes need its answers."""
         self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Reader:

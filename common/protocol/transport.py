@@ -19,12 +19,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import zmq
 
 from common.clock import monotonic_ns
+from common.closing import Closing
 from common.errors import UsageError
 from common.protocol.messages import MAX_MESSAGE_BYTES
 
@@ -116,7 +116,7 @@ for _event in (*_LINK_EVENTS, *_TRYING_EVENTS):
     _MONITORED |= _event
 
 
-class Context:
+class Context(Closing):
     """One ZeroMQ context. Make it in the process that uses it, because it does not survive a fork."""
 
     def __init__(self) -> None:
@@ -129,14 +129,6 @@ class Context:
     def close(self) -> None:
         """Wait until the last messages have left, up to the linger time of each socket. Idempotent."""
         self._zmq.term()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Monitor:
@@ -192,7 +184,7 @@ def use_ipv6(socket: zmq.Socket[bytes], endpoint: str) -> None:
     socket.setsockopt(zmq.IPV6, int("[" in endpoint or "//*" in endpoint))
 
 
-class Dialer:
+class Dialer(Closing):
     """A connecting DEALER: one connection of an agent, which reconnects by itself while it is open.
 
     ZeroMQ stops reconnecting if the peer does not speak ZMTP, uses another security mechanism or refuses our key.
@@ -313,14 +305,6 @@ class Dialer:
         """Close monitor and socket. Accepted messages may still leave for a second. Idempotent."""
         self.monitor.close()
         self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def cause_of(event: int, value: int) -> str:

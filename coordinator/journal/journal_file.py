@@ -22,9 +22,9 @@ import zlib
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Literal, Self
 
+from common.closing import Closing
 from common.errors import ProtocolError, UsageError
 from common.plan.timeline import timeline
 from common.protocol import codec
@@ -49,7 +49,7 @@ _REMEDIES = {
 """What the user has to do before resuming the run, by error number."""
 
 
-class Journal:
+class Journal(Closing):
     """An open journal, the only writer of its file. `create` or `reopen` opens it; `close` or `with` closes it."""
 
     def __init__(self, path: Path, file: FileIO, end: int, lock: Lock) -> None:
@@ -156,14 +156,6 @@ class Journal:
         if not self._file.closed:
             self._lock.release()
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_journal(path: Path) -> Iterator[AnyRecord]:

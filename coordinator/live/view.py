@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -17,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from common.clock import MonotonicNs, monotonic_ns
+from common.closing import Closing
 from common.program.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
 from coordinator.live.screen import Screen
@@ -26,7 +25,7 @@ from coordinator.report.printing import as_text, ms
 _NUMBERS = re.compile(r"\d+")
 
 
-class LiveView(ABC):
+class LiveView(Closing, ABC):
     """A live view. `with` closes it, which restores the terminal."""
 
     @abstractmethod
@@ -41,16 +40,8 @@ class LiveView(ABC):
     def note(self, text: str, trouble: bool = False) -> None:
         """Show an event, which stays on the screen. trouble: a quiet view shows it too."""
 
-    def close(self) -> None:  # noqa: B027  # most views have nothing to close
+    def close(self) -> None:  # most views have nothing to close
         """Restore the terminal. Idempotent."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_live(console: Console, quiet: bool) -> LiveView:
