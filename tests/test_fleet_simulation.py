@@ -182,14 +182,14 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     else:
         assert preloaded is None
     for number, found in enumerate(aggregate.stages):
-        told: Counter[str] = Counter()
+        expected: Counter[str] = Counter()
         for agent in world.agents:
-            told.update(agent.by_stage[run_id, number])
+            expected.update(agent.by_stage[run_id, number])
         counted_here = figures(found.totals)
         assert counted_here["unsent"] == found.unsent
         if all(agent.finished for agent in aggregate.agents.values()):
-            assert +Counter(counted_here) == +told
-        assert all(counted_here[name] <= told[name] for name in counted_here)
+            assert +Counter(counted_here) == +expected
+        assert all(counted_here[name] <= expected[name] for name in counted_here)
     finals = [r.agent_id for r in records if isinstance(r, AgentEnded) and r.state is AgentOutcome.FINISHED]
     assert max(Counter(finals).values(), default=1) == 1
 

@@ -71,7 +71,7 @@ def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
     return stand
 
 
-def told(out: Path) -> dict[str, object]:
+def read_comparison(out: Path) -> dict[str, object]:
     [folder] = out.iterdir()
     comparison: dict[str, object] = json.loads((folder / COMPARISON_FILE).read_text())
     assert comparison["id"] == folder.name
@@ -86,7 +86,7 @@ def test_every_run_has_its_own_folder_in_the_folder_of_the_comparison(
     assert stand.asked == [(Driver(name[2:]), name) for name in names]
     [folder] = tmp_path.iterdir()
     assert {path.name for path in folder.iterdir()} == {*names, COMPARISON_FILE}
-    comparison = told(tmp_path)
+    comparison = read_comparison(tmp_path)
     assert (comparison["outcome"], comparison["rounds"], comparison["reason"]) == ("completed", 2, "")
     assert comparison["runs"][0]["id"] == f"{folder.name}/1-client"  # type: ignore[index]
     said = capsys.readouterr()
@@ -102,7 +102,7 @@ def test_with_json_stdout_has_the_comparison_and_stderr_the_text(
 ) -> None:
     assert compare(PLAN, StartOptions(out=tmp_path, json=True), 2) == EXIT_OK
     said = capsys.readouterr()
-    assert json.loads(said.out) == told(tmp_path)
+    assert json.loads(said.out) == read_comparison(tmp_path)
     assert "What redis-py costs" in said.err
     assert len(stand.asked) == 4
 
@@ -112,7 +112,7 @@ def test_a_failed_run_ends_the_comparison_which_keeps_the_earlier_runs(
 ) -> None:
     stand.ends = [WELL, WELL, RunResult(5, "expected 1 agents within 60s, got 0 (none)")]
     assert compare(PLAN, StartOptions(out=tmp_path), 3) == 5
-    comparison = told(tmp_path)
+    comparison = read_comparison(tmp_path)
     assert (comparison["outcome"], comparison["rounds"]) == ("aborted", 1)
     assert comparison["reason"] == "3-wire failed: expected 1 agents within 60s, got 0 (none)"
     assert len(stand.asked) == 3
@@ -123,14 +123,14 @@ def test_a_run_with_an_invalid_result_has_failed(stand: Stand, tmp_path: Path) -
     invalid = summary(verdict=Verdict(level=Level.INVALID, reasons=("No operation ended.",)))
     stand.ends = [RunResult(InvalidResultError.exit_code, "", invalid)]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == InvalidResultError.exit_code
-    assert told(tmp_path)["reason"] == "1-client failed: No operation ended."
+    assert read_comparison(tmp_path)["reason"] == "1-client failed: No operation ended."
     assert stand.asked == [(Driver.CLIENT, "1-client")]
 
 
 def test_a_target_that_dies_between_runs_ends_the_comparison_with_its_report(stand: Stand, tmp_path: Path) -> None:
     stand.ends = [WELL, TargetError("nothing listens there")]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == TargetError.exit_code
-    comparison = told(tmp_path)
+    comparison = read_comparison(tmp_path)
     assert (comparison["outcome"], comparison["reason"]) == ("aborted", "2-wire failed: nothing listens there")
 
 
@@ -168,7 +168,7 @@ def test_after_an_interrupt_no_run_starts_and_the_report_is_written(
 ) -> None:
     stand.ends = [WELL, WELL, end]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == EXIT_INTERRUPTED
-    comparison = told(tmp_path)
+    comparison = read_comparison(tmp_path)
     assert (comparison["outcome"], comparison["reason"], comparison["rounds"]) == ("interrupted", reason, 1)
     assert len(comparison["runs"]) == runs  # type: ignore[arg-type]
     assert len(stand.asked) == 3
@@ -177,7 +177,7 @@ def test_after_an_interrupt_no_run_starts_and_the_report_is_written(
 def test_an_interrupt_after_the_last_run_changes_nothing(stand: Stand, tmp_path: Path) -> None:
     stand.ends = [WELL, WELL, WELL, RunResult(EXIT_OK, "", summary(), interrupted_at_end=True)]
     assert compare(PLAN, StartOptions(out=tmp_path), 2) == EXIT_OK
-    assert told(tmp_path)["outcome"] == "completed"
+    assert read_comparison(tmp_path)["outcome"] == "completed"
 
 
 def test_the_file_of_a_killed_comparison_says_that_it_has_not_ended(stand: Stand, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_file_of_a_killed_comparison_says_that_it_has_not_ended(stand: Stand
     stand.ends = [WELL, WELL, Killed()]
     with pytest.raises(Killed):
         compare(PLAN, StartOptions(out=tmp_path), 2)
-    comparison = told(tmp_path)
+    comparison = read_comparison(tmp_path)
     assert (comparison["outcome"], comparison["rounds"]) == ("aborted", 1)
     assert "killed" in str(comparison["reason"])
 

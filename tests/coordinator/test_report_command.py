@@ -141,8 +141,8 @@ def test_a_comparison_is_shown_again(out: Path, comparison: Path) -> None:
 def test_a_comparison_is_running_if_one_of_its_runs_is(out: Path, comparison: Path) -> None:
     (comparison / "3-wire").mkdir()
     with Journal.create(comparison / "3-wire" / "journal"):
-        told = json.loads(render("latest", out, "json", False))
-        assert (told["outcome"], "going on" in told["reason"]) == ("running", True)
+        parsed = json.loads(render("latest", out, "json", False))
+        assert (parsed["outcome"], "going on" in parsed["reason"]) == ("running", True)
     assert json.loads(render("latest", out, "json", False))["outcome"] == "completed"
 
 

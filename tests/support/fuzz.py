@@ -90,7 +90,7 @@ class Numbers:
         """The growth of the memory from the first to the last reading."""
         return self.rss[-1] - self.rss[0]
 
-    def told(self, side: str) -> str:
+    def summary_line(self, side: str) -> str:
         """One line."""
         before, most, after = (size / 2**20 for size in (self.rss[0], max(self.rss), self.rss[-1]))
         text = f"{side}: {self.sent:,} messages in {self.seconds:.0f} s; RSS {before:.1f} MiB before, "
@@ -406,12 +406,12 @@ def main() -> int:
     if options.side != "agent":
         with _ground() as (fleet, server):
             numbers, ended = attack_coordinator(fleet, server, options.messages, options.seed)
-            print(numbers.told("coordinator"), flush=True)
+            print(numbers.summary_line("coordinator"), flush=True)
             aside = [line for line in ended.finished.stderr.splitlines() if "ignored messages and peers" in line]
             print(*aside, f"exit code {ended.code}, outcome {ended.summary['run']['outcome']}", sep="\n", flush=True)
     if options.side != "coordinator":
         with _ground() as (fleet, server):
-            print(attack_agent(fleet, server, options.messages, options.seed).told("agent"), flush=True)
+            print(attack_agent(fleet, server, options.messages, options.seed).summary_line("agent"), flush=True)
     return 0
 
 

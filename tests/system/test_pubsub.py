@@ -26,10 +26,10 @@ def test_every_message_is_delivered_and_every_operation_is_accounted_for(
         "PUBLISH": counted["publish"],
         "SUBSCRIBE": counted["subscribe"],
     }
-    told = summary["pubsub"]
-    assert told["lost"] == told["foreign"] == told["repeated"] == 0
-    assert told["delivered"] == told["expected"] == told["latency_us"]["count"] > 0
-    assert 0 < told["latency_us"]["p50"] < 1e6
+    deliveries = summary["pubsub"]
+    assert deliveries["lost"] == deliveries["foreign"] == deliveries["repeated"] == 0
+    assert deliveries["delivered"] == deliveries["expected"] == deliveries["latency_us"]["count"] > 0
+    assert 0 < deliveries["latency_us"]["p50"] < 1e6
     # Two agents with one client instance each: two connections subscribe, and one publishes for two threads.
     assert summary["connections"]["peak_open"] == 6
     assert summary["connections"]["drops"] == {}

@@ -49,14 +49,14 @@ def test_an_interrupted_run_with_the_wire_driver_is_exact(fleet: Fleet, valkey: 
 
 
 def test_a_killed_connection_fails_only_the_operations_under_way_on_it(fleet: Fleet, valkey: Server) -> None:
-    told = valkey.client()
+    admin = valkey.client()
     coordinator = fleet.coordinator("--url", valkey.url, "--duration", "4s", "--pipeline", "3", *LOCAL)
     fleet.until_loading()
     for _ in range(3):
-        victim = next(row["id"] for row in told.client_list() if row["name"] == "stampede")
-        told.client_kill_filter(_id=victim)
+        victim = next(row["id"] for row in admin.client_list() if row["name"] == "stampede")
+        admin.client_kill_filter(_id=victim)
     ended = fleet.end(coordinator)
-    counted = calls(told)
+    counted = calls(admin)
     ledger, totals = ended.summary["ledger"], ended.summary["totals"]
     assert ledger["issued"] == ledger["counted"]
     assert totals["errors"] <= 3 * 3

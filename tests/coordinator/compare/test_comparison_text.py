@@ -76,8 +76,8 @@ def test_each_reason_for_distrust_is_shown_once_with_its_runs() -> None:
         conducted(2, WIRE),
         conducted(2, CLIENT),
     )
-    told = [line.strip() for line in report[report.index("Verdicts") :].splitlines()]
-    assert told == [
+    verdict_lines = [line.strip() for line in report[report.index("Verdicts") :].splitlines()]
+    assert verdict_lines == [
         "Verdicts      suspect: 1-client, 1-wire",
         "trusted: 2-wire, 2-client",
         "- The generator was the limit. (1-client)",

@@ -162,10 +162,10 @@ def test_the_comparison_names_the_kind_of_its_spreads(rounds: int, kind: SpreadK
 
 def test_the_json_has_its_promised_keys() -> None:
     text = build(conducted(1, CLIENT), conducted(1, WIRE)).to_json()
-    told = json.loads(text)
+    parsed = json.loads(text)
     assert text.endswith("}\n")
-    assert (told["format"], told["outcome"], told["rounds"], told["spread"]) == (1, "completed", 1, "range")
-    assert told["totals"]["latency_us"]["p99.9"]["client"] == {"median": 200, "low": 200, "high": 200}
-    assert told["pools"]["main"] == {"threads_per_pool": 1, "client_instances_per_pool": 1, "at_once_per_pool": 1}
-    assert told["runs"][1]["driver"] == "wire"
-    assert told["runs"][1]["verdict"] == {"level": "trusted", "reasons": []}
+    assert (parsed["format"], parsed["outcome"], parsed["rounds"], parsed["spread"]) == (1, "completed", 1, "range")
+    assert parsed["totals"]["latency_us"]["p99.9"]["client"] == {"median": 200, "low": 200, "high": 200}
+    assert parsed["pools"]["main"] == {"threads_per_pool": 1, "client_instances_per_pool": 1, "at_once_per_pool": 1}
+    assert parsed["runs"][1]["driver"] == "wire"
+    assert parsed["runs"][1]["verdict"] == {"level": "trusted", "reasons": []}

@@ -162,12 +162,12 @@ def test_the_summary_has_the_plan_as_a_plan_file() -> None:
 
 
 def test_only_a_workload_with_subscribers_has_delivery_figures() -> None:
-    told = DeliveryMetrics(expected=9, delivered=7, foreign=3, repeated=1, latency=histogram(2000, 4000))
-    frame = accepted("a1", 0, IntervalMetrics(first=0, last=0, pools={"main": PoolMetrics(deliveries=told)}))
-    for name, told_of in (("SUBSCRIBE a", True), ("PUBLISH a __message__", False)):
+    deliveries = DeliveryMetrics(expected=9, delivered=7, foreign=3, repeated=1, latency=histogram(2000, 4000))
+    frame = accepted("a1", 0, IntervalMetrics(first=0, last=0, pools={"main": PoolMetrics(deliveries=deliveries)}))
+    for name, has_figures in (("SUBSCRIBE a", True), ("PUBLISH a __message__", False)):
         the_plan = msgspec.structs.replace(plan(), workload=Workload(commands=(Command(command=name),)))
         summary = build_summary(fold([opened(the_plan), frame, closed()]))
-        assert (summary.pubsub is not None) is told_of
+        assert (summary.pubsub is not None) is has_figures
         if summary.pubsub is not None:
             assert (summary.pubsub.expected, summary.pubsub.delivered, summary.pubsub.lost) == (9, 7, 2)
             assert (summary.pubsub.foreign, summary.pubsub.repeated) == (3, 1)
@@ -289,13 +289,13 @@ def test_cpu_per_operation_is_unknown_if_an_agent_does_not_report_it(core: dict[
 
 
 def test_hold_ups_of_the_most_delayed_agent_are_reported() -> None:
-    told = {
+    delays = {
         "a1": GeneratorDelays(quota_periods=10, throttled_periods=9, throttled_ns=NS_PER_S // 2),
         "a2": GeneratorDelays(
             quota_periods=30, stalled_ns=NS_PER_S, stall_max_ns=3 * NS_PER_S, stall_at_ns=NS_PER_S // 2
         ),
     }
-    found = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays=told))
+    found = generator_of(watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays=delays))
     assert (found.throttled_periods, found.quota_periods, found.throttled_s) == (27, 30, 1.5)
     assert (found.stall_max_s, found.stall_at_s, found.limit) == (3.0, 0.5, True)
     free = generator_of(
@@ -309,11 +309,11 @@ def test_hold_ups_of_the_most_delayed_agent_are_reported() -> None:
 
 
 def test_an_agent_reports_its_quota_and_the_used_share_of_it() -> None:
-    told = {
+    delays = {
         "a1": GeneratorDelays(allowed_ns=NS_PER_S // 2, quota_used_ns=NS_PER_S // 4),
         "a2": GeneratorDelays(allowed_ns=NS_PER_S // 4),  # without a figure of the system, the CPU time of the workers
     }
-    records = watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays=told)
+    records = watched(clean_run(), {"a1": 0.1, "a2": 0.1}, delays=delays)
     agents = build_summary(fold(records)).agents
     assert [(agent.quota_cores, agent.quota_percent_mean) for agent in agents] == [(0.5, 50.0), (0.25, 80.0)]
     assert [agent.host_cpu_percent_mean for agent in agents] == [60.0, 60.0]

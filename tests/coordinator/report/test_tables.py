@@ -86,8 +86,8 @@ def test_a_narrow_screen_leaves_out_columns_by_priority_and_names_them() -> None
         21: ["Type", "Ops/s", "Errors"],
         10: ["Type", "Errors"],
     }
-    told = " ".join(drawn(table(ROW), 27)[4:])
-    assert told == "left out at 27 columns: p50, p90; see summary.json or a wider terminal"
+    caption = " ".join(drawn(table(ROW), 27)[4:])
+    assert caption == "left out at 27 columns: p50, p90; see summary.json or a wider terminal"
     assert " ".join(drawn(table(ROW, elsewhere=""), 27)[4:]) == "left out at 27 columns: p50, p90; see a wider terminal"
 
 
@@ -273,8 +273,8 @@ def test_every_screen_fits_and_no_number_is_cut(name: str, width: int) -> None:
         for heading in line.split()
         if heading in {"p50", "p90", "p99", "p99.9", "max", "KiB/s", "Ops/s", "wire", "client", "backlog", "wanted/s"}
     } - {heading for line in lines for heading in line.split()}
-    told = " ".join(lines)
-    assert all(f" {heading}" in told for heading in absent)
+    caption = " ".join(lines)
+    assert all(f" {heading}" in caption for heading in absent)
 
 
 @pytest.mark.parametrize("name", SCREENS)

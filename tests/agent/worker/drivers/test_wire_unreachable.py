@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from agent.worker.drivers.wire.connection import BatchConnection
 from common.plan.schema import Load
 from common.serde import from_builtins
+from tests.support.examples import examples
 from tests.support.wire import MS, T0_NS, WireStage, keys_of, operation, slots_of
 
 HERE, THERE = "127.0.0.1:7000", "127.0.0.1:7001"
@@ -198,7 +199,7 @@ def test_the_topology_is_read_when_a_node_reports_an_unserved_slot() -> None:
 STEPS = st.sampled_from(["pass", "pass", "hear", "hear", "lose", "refuse", "open", "cover", "gaps", "one", "hang"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     steps=st.lists(STEPS, max_size=60),
     is_plain=st.booleans(),

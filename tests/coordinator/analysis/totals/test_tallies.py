@@ -30,7 +30,7 @@ def a_run(of_agents: list[list[tuple[int, int]]], cut_off: int) -> list[AnyRecor
                 records.append(accepted(agent_id, number, one_second(number, *its_peaks[number])))
         if number == cut_off:
             records.append(noted("a3", 0, lost=True))
-        if number > 11:  # an operation of long ago, whose frame tells what is open now
+        if number > 11:  # an old operation, in a frame with the current connections
             records.append(accepted("a1", number, one_second(number - 11, 0, 0), through=number))
     if cut_off < SECONDS:
         late = one_second(cut_off, *of_agents[2][0], last=SECONDS - 1)

@@ -13,6 +13,7 @@ from agent.worker.workload.encoding.stream import PackedBlock, draw_packed
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
 from common.redis_client import SLOTS, slot_of
+from tests.support.examples import examples
 from tests.support.workloads import mix_of
 
 PACKER = HiredisRespSerializer()
@@ -128,7 +129,7 @@ def expected_operations(
 @example(mixed=mix_of("SET", keys={"minimum": 10**8 - 9, "maximum": 10**8}), block=80, threads=1)
 @example(mixed=mix_of("SET", keys={"minimum": 10**16 - 9, "maximum": 10**16}), block=80, threads=1)
 @example(mixed=mix_of("SET", values={"minimum": 40, "maximum": 40, "kind": "json"}), block=8, threads=1)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_packed_requests_are_the_bytes_that_redis_py_sends(mixed: CommandMix, block: int, threads: int) -> None:
     stream = draw_packed(mixed, 5, threads - 1, threads, block=block)
     blocks = [stream.block() for _ in range(3)]
@@ -173,7 +174,7 @@ FIRST_KEYS: list[tuple[str, int | None]] = [
     nodes=st.integers(-1, 4),
     block=st.sampled_from([1, 3, 70]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_requests_go_to_the_node_of_their_first_key_in_order(
     chosen: list[tuple[str, int | None]], keys: dict[str, Any], tag: int, nodes: int, block: int
 ) -> None:
@@ -203,7 +204,7 @@ def test_requests_go_to_the_node_of_their_first_key_in_order(
 
 
 @given(batch=st.integers(1, 9), tag=st.integers(1, 30), block=st.integers(1, 60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_transaction_stays_in_one_slot(batch: int, tag: int, block: int) -> None:
     mixed = mix_of(
         "SET",
