@@ -271,6 +271,15 @@ def test_requests_drawn_after_a_slot_move_go_to_the_new_node() -> None:
     assert stage.take("b:1") == [5]
 
 
+def test_an_update_reports_whether_a_slot_has_another_node() -> None:
+    stage = RouterStage()
+    stage.router.begin(SLOTS)
+    assert not stage.router.update_slots(SLOTS)
+    assert stage.router.update_slots(slots_of(*NAMES[:2]))
+    assert stage.router.update_slots(SLOTS)
+    assert stage.added == sorted(NAMES)
+
+
 def test_requests_of_a_node_without_slots_go_to_its_heir() -> None:
     stage = RouterStage()
     stage.router.begin(SLOTS)
