@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.connection import HiredisRespSerializer
 
@@ -21,6 +21,7 @@ from tests.support.servers import Server
 
 
 @given(st.lists(st.integers(0, 1500), min_size=1))
+@example([0, 9, 10, 99, 100, 999, 1000])
 def test_the_size_of_a_bulk_string_includes_header_and_line_ends(lengths: list[int]) -> None:
     wanted = [len(b"$%d\r\n%s\r\n" % (length, bytes(length))) for length in lengths]
     assert bulk_bytes(np.array(lengths)).tolist() == wanted

@@ -146,6 +146,11 @@ def test_a_takeover_continues_poisson_arrivals() -> None:
         assert second - first == pytest.approx(7 * NS_PER_S, abs=2000)
 
 
+def test_no_operation_begins_before_the_begin_of_a_takeover() -> None:
+    assert Span(T0_NS, NEVER_NS, from_ns=5).begin_ns == T0_NS + 5
+    assert Span(T0_NS, NEVER_NS).begin_ns == T0_NS
+
+
 def test_the_load_determines_the_kind_of_schedule() -> None:
     assert schedule_of(Load(), 1, 0, 2, T0_NS) is None
     constant = schedule_of(Load(rate_per_s=PerSecond(10.0)), 1, 1, 2, T0_NS)
@@ -248,6 +253,13 @@ def test_a_wait_ends_exactly_at_its_time() -> None:
     sleeper = Sleeper()
     span_with(sleeper).wait_until(T0_NS + 123_456_789)
     assert sleeper.now_ns == T0_NS + 123_456_789
+
+
+def test_a_time_in_the_past_needs_no_sleep() -> None:
+    sleeper = Sleeper()
+    for due_ns in (T0_NS, T0_NS - 1):
+        span_with(sleeper).wait_until(due_ns)
+    assert sleeper.naps_s == []
 
 
 def test_a_wait_ends_at_the_end_of_the_span() -> None:
