@@ -147,7 +147,7 @@ def test_deliveries_merge_in_any_order_and_grouping(a: DeliveryMetrics, b: Deliv
 
 
 @given(deliveries)
-def test_lost_is_what_was_expected_and_did_not_come(metrics: DeliveryMetrics) -> None:
+def test_lost_messages_are_the_expected_ones_that_did_not_arrive(metrics: DeliveryMetrics) -> None:
     assert metrics.lost == max(0, metrics.expected - metrics.delivered)
 
 
@@ -181,13 +181,13 @@ def test_a_merge_loses_no_operation_and_invents_none(parts: list[IntervalMetrics
     assert (merged.first, merged.last) == (min(p.first for p in parts), max(p.last for p in parts))
 
 
-def test_open_connections_of_peers_add_up_and_those_of_neighbours_do_not() -> None:
+def test_open_connections_add_up_across_peers_and_not_over_time() -> None:
     parts = [ConnectionMetrics(opened=1, open_peak=3, wanted=9), ConnectionMetrics(opened=1, open_peak=5, wanted=7)]
     assert merge_connections(parts, Merge.PARALLEL) == ConnectionMetrics(opened=2, open_peak=8, wanted=16)
     assert merge_connections(parts, Merge.CONSECUTIVE) == ConnectionMetrics(opened=2, open_peak=5, wanted=9)
 
 
-def test_what_kept_connections_from_opening_adds_up_by_cause() -> None:
+def test_connections_that_never_opened_add_up_by_cause() -> None:
     one = ConnectionMetrics(failed_attempts=3, failed_by_cause={"maxclients": 3}, never_opened={"maxclients": 1})
     other = ConnectionMetrics(failed_attempts=2, failed_by_cause={"timeout": 2}, never_opened={"maxclients": 4})
     for how in Merge:
@@ -196,7 +196,7 @@ def test_what_kept_connections_from_opening_adds_up_by_cause() -> None:
         assert merged.never_opened == {"maxclients": 5}
 
 
-def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_add_up() -> None:
+def test_the_busiest_process_counts_across_peers_and_its_seconds_add_up_over_time() -> None:
     busy = GeneratorMetrics(cpu_ns=90, watched_ns=100, busiest_cpu_ns=90, busiest_loop_ns=70, core_share_max=0.9)
     idle = GeneratorMetrics(cpu_ns=10, watched_ns=100, busiest_cpu_ns=10, busiest_loop_ns=80, core_share_max=0.1)
     assert merge_generators([busy, idle], Merge.PARALLEL) == GeneratorMetrics(
@@ -207,7 +207,7 @@ def test_of_processes_side_by_side_the_busiest_counts_and_over_time_its_seconds_
     )
 
 
-def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_up() -> None:
+def test_the_throttling_of_a_shared_quota_counts_once_across_peers_and_adds_up_over_time() -> None:
     first = GeneratorDelays(allowed_ns=50, quota_used_ns=50, quota_periods=10, throttled_periods=9, throttled_ns=70)
     second = GeneratorDelays(
         allowed_ns=50, quota_periods=9, throttled_periods=9, stalled_ns=300, stall_max_ns=200, stall_at_ns=7
@@ -234,7 +234,7 @@ def test_processes_under_one_quota_are_throttled_together_and_over_time_it_adds_
     )
 
 
-def test_a_release_that_tells_nothing_of_hold_ups_is_not_one_without_any() -> None:
+def test_a_frame_without_delays_differs_from_a_frame_with_zero_delays() -> None:
     assert merge_delays([None, None], Merge.PARALLEL) is merge_delays([], Merge.PARALLEL) is None
     assert merge_delays([None, GeneratorDelays()], Merge.PARALLEL) == GeneratorDelays()
 
@@ -250,14 +250,14 @@ def test_names_keep_the_order_in_which_they_first_came() -> None:
     assert merge_named([{"b": 1}, {"a": 1, "b": 2}], sum) == {"b": 3, "a": 1}
 
 
-def test_intervals_of_different_stages_never_become_one() -> None:
+def test_intervals_of_different_stages_are_never_merged() -> None:
     parts = [IntervalMetrics(first=0, last=0, stage=stage, unsent=stage) for stage in (2, 0, 2)]
     with pytest.raises(ValueError, match=r"expected intervals of one stage, got stages \[0, 2\]"):
         merge_intervals(parts, Merge.PARALLEL)
     assert [(part.stage, part.unsent) for part in merge_by_stage(parts, Merge.PARALLEL)] == [(0, 0), (2, 4)]
 
 
-def test_nothing_at_all_is_no_interval() -> None:
+def test_a_merge_of_no_intervals_is_refused() -> None:
     with pytest.raises(ValueError, match="expected at least one interval"):
         merge_intervals([], Merge.PARALLEL)
 
@@ -267,7 +267,7 @@ def test_an_interval_survives_the_wire(interval: IntervalMetrics) -> None:
     assert unpack(pack(interval), IntervalMetrics) == interval
 
 
-def test_a_frame_of_a_peer_that_does_not_watch_itself_is_understood_and_so_is_one_of_a_peer_that_knows_more() -> None:
+def test_frames_of_older_and_newer_peers_are_understood() -> None:
     plain = to_builtins(IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics(late_sends=2)}))
     del plain["pools"]["main"]["late_sends"]
     older = IntervalMetrics(first=3, last=3, issued=5, pools={"main": PoolMetrics()})
@@ -284,7 +284,7 @@ def in_full(value: object) -> object:
 
 
 @given(intervals)
-def test_what_did_not_happen_is_left_out_and_an_interval_with_every_field_is_understood(
+def test_empty_fields_are_left_out_of_a_frame_and_every_field_survives_the_wire(
     interval: IntervalMetrics,
 ) -> None:
     full = msgpack.packb(in_full(interval), use_bin_type=True)
@@ -295,7 +295,7 @@ def test_what_did_not_happen_is_left_out_and_an_interval_with_every_field_is_und
 
 
 @pytest.mark.parametrize("share", [-0.1, float("nan"), float("inf")])
-def test_a_share_that_none_can_be_is_refused(share: float) -> None:
+def test_an_impossible_core_share_is_refused(share: float) -> None:
     with pytest.raises(ProtocolError, match="core_share_max"):
         unpack(pack(GeneratorMetrics(core_share_max=share)), GeneratorMetrics)
 
@@ -311,9 +311,7 @@ def test_redirections_and_changes_of_the_topology_add_up(how: Merge) -> None:
 
 
 @given(intervals, st.sampled_from([1, 1_500, 3_000, 100_000]))
-def test_an_interval_that_is_split_merges_to_the_same_and_its_parts_are_small(
-    interval: IntervalMetrics, most: int
-) -> None:
+def test_the_parts_of_a_split_interval_are_small_and_merge_to_the_whole(interval: IntervalMetrics, most: int) -> None:
     parts = list(split_interval(interval, most))
     assert merge_intervals(parts, Merge.CONSECUTIVE) == interval
     for part in parts:
@@ -321,7 +319,7 @@ def test_an_interval_that_is_split_merges_to_the_same_and_its_parts_are_small(
 
 
 @given(st.lists(intervals, min_size=2, max_size=5))
-def test_seconds_that_are_joined_lose_nothing_but_the_commands_of_each(parts: list[IntervalMetrics]) -> None:
+def test_joined_seconds_lose_only_the_commands_of_each_second(parts: list[IntervalMetrics]) -> None:
     apart = [
         msgspec.structs.replace(part, first=number, last=number, stage=0, seconds=())
         for number, part in enumerate(parts)
@@ -338,7 +336,7 @@ def test_seconds_that_are_joined_lose_nothing_but_the_commands_of_each(parts: li
     assert unpack(pack(joined), IntervalMetrics) == joined
 
 
-def test_an_interval_that_is_split_gives_up_what_each_second_had() -> None:
+def test_a_split_interval_loses_its_values_per_second() -> None:
     seconds = (SecondMetrics(number=0, ok=1), SecondMetrics(number=1, ok=1))
     pools = {"main": PoolMetrics(commands={name: CommandMetrics(ok=1) for name in ("GET", "SET")})}
     parts = list(split_interval(IntervalMetrics(first=0, last=1, pools=pools, seconds=seconds), 1))

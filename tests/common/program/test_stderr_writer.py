@@ -82,7 +82,7 @@ def test_every_line_is_shown_in_order_or_counted_as_missing(sizes: list[int], re
     assert shown(text) == sorted(set(lines) & set(shown(text)), key=lines.index)
 
 
-def test_a_pipe_that_nobody_reads_blocks_nothing_and_dropped_lines_are_reported_in_their_place(
+def test_an_unread_pipe_blocks_nothing_and_dropped_lines_are_reported_in_place(
     pipe: tuple[int, int],
 ) -> None:
     reader, writer = pipe
@@ -132,7 +132,7 @@ def test_lines_lost_to_a_full_disk_are_reported_when_it_has_room(pipe: tuple[int
     os.close(full)
 
 
-def test_a_reader_that_is_gone_raises_nothing(pipe: tuple[int, int]) -> None:
+def test_a_closed_reader_raises_no_error(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     os.close(reader)
     stderr = StderrWriter(writer)
@@ -165,7 +165,7 @@ def test_a_closed_writer_writes_nothing_and_its_thread_ends(pipe: tuple[int, int
     assert not thread.is_alive()
 
 
-def test_a_worker_process_ends_even_if_nobody_reads_its_stderr(pipe: tuple[int, int]) -> None:
+def test_a_worker_process_ends_even_if_its_stderr_is_not_read(pipe: tuple[int, int]) -> None:
     _, writer = pipe
     fill(writer)
     code = "from common.program import stderr_writer\nstderr_writer.write_stderr_by_thread()\nraise ZeroDivisionError"

@@ -115,22 +115,22 @@ def enveloped(message: Any) -> Envelope:
 
 
 @pytest.mark.parametrize("message", OF_AGENTS, ids=name)
-def test_what_an_agent_says_arrives_as_it_was_said(message: Any) -> None:
+def test_every_agent_message_survives_the_wire(message: Any) -> None:
     assert codec.decode_from_agent(codec.encode(enveloped(message))) == enveloped(message)
 
 
 @pytest.mark.parametrize("message", OF_COORDINATORS, ids=name)
-def test_what_a_coordinator_says_arrives_as_it_was_said(message: Any) -> None:
+def test_every_coordinator_message_survives_the_wire(message: Any) -> None:
     assert codec.decode_from_coordinator(codec.encode(enveloped(message))) == enveloped(message)
 
 
 @pytest.mark.parametrize("message", OF_WORKERS, ids=name)
-def test_what_a_worker_says_arrives_as_it_was_said(message: Any) -> None:
+def test_every_worker_message_survives_the_pipe(message: Any) -> None:
     assert codec.decode_from_worker(codec.pack(message)) == message
 
 
 @pytest.mark.parametrize("message", ORDERS, ids=name)
-def test_what_a_worker_is_told_arrives_as_it_was_said(message: Any) -> None:
+def test_every_order_to_a_worker_survives_the_pipe(message: Any) -> None:
     assert codec.decode_worker_order(codec.pack(message)) == message
 
 
@@ -138,19 +138,19 @@ def test_what_a_worker_is_told_arrives_as_it_was_said(message: Any) -> None:
 
 
 @pytest.mark.parametrize("message", OF_COORDINATORS, ids=name)
-def test_an_agent_may_not_speak_as_a_coordinator(message: Any) -> None:
+def test_a_message_of_a_coordinator_is_refused_from_an_agent(message: Any) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_from_agent(codec.encode(enveloped(message)))
 
 
 @pytest.mark.parametrize("message", OF_AGENTS, ids=name)
-def test_a_coordinator_may_not_speak_as_an_agent(message: Any) -> None:
+def test_a_message_of_an_agent_is_refused_from_a_coordinator(message: Any) -> None:
     with pytest.raises(ProtocolError):
         codec.decode_from_coordinator(codec.encode(enveloped(message)))
 
 
 @pytest.mark.parametrize("version", [0, PROTOCOL_MAX + 1, 2**60])
-def test_another_protocol_version_is_refused_except_where_two_sides_find_out_that_they_share_none(version: int) -> None:
+def test_another_protocol_version_is_refused_except_during_negotiation(version: int) -> None:
     assert codec.decode_from_agent(codec.encode(enveloped(hello()), version)).message == hello()
     refused = Refused(reason="no")
     assert codec.decode_from_coordinator(codec.encode(enveloped(refused), version)).message == refused
@@ -238,7 +238,7 @@ FORGERIES: list[tuple[Any, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("message", "fields"), FORGERIES, ids=lambda value: f"{value}"[:60])
-def test_what_no_agent_of_ours_would_say_is_refused(message: Any, fields: dict[str, Any]) -> None:
+def test_an_invalid_agent_message_is_refused(message: Any, fields: dict[str, Any]) -> None:
     codec.decode_from_agent(forged(message))
     with pytest.raises(ProtocolError):
         codec.decode_from_agent(forged(message, **fields))
@@ -255,7 +255,7 @@ def test_what_no_agent_of_ours_would_say_is_refused(message: Any, fields: dict[s
     ],
     ids=lambda value: f"{value}"[:60],
 )
-def test_what_no_coordinator_of_ours_would_say_is_refused(message: Any, fields: dict[str, Any]) -> None:
+def test_an_invalid_coordinator_message_is_refused(message: Any, fields: dict[str, Any]) -> None:
     codec.decode_from_coordinator(forged(message))
     with pytest.raises(ProtocolError):
         codec.decode_from_coordinator(forged(message, **fields))
@@ -315,7 +315,7 @@ def refusal_of(decode: Callable[[bytes], object], data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_do_more_harm_than_to_be_refused(data: bytes) -> None:
+def test_any_bytes_are_decoded_or_refused_in_one_line(data: bytes) -> None:
     for decode in (
         codec.decode_from_agent,
         codec.decode_from_coordinator,
@@ -330,7 +330,7 @@ def test_no_bytes_do_more_harm_than_to_be_refused(data: bytes) -> None:
     st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4),
     st.integers(0, 10**6),
 )
-def test_no_message_that_was_damaged_does_more_harm_than_to_be_refused(
+def test_any_damaged_message_is_decoded_or_refused_in_one_line(
     message: Any, changes: list[tuple[int, int]], cut: int
 ) -> None:
     data = bytearray(codec.encode(enveloped(message)))
@@ -354,15 +354,13 @@ plain = st.recursive(
 
 
 @given(st.data(), st.sampled_from(OF_AGENTS), plain)
-def test_no_field_that_was_replaced_does_more_harm_than_to_be_refused(
-    data: st.DataObject, message: Any, value: Any
-) -> None:
+def test_any_replaced_field_is_decoded_or_refused_in_one_line(data: st.DataObject, message: Any, value: Any) -> None:
     fields = [*to_builtins(message)]
     field = data.draw(st.sampled_from(fields))
     refusal_of(codec.decode_from_agent, forged(message, **{field: value}))
 
 
-def test_a_refusal_is_one_short_line_whatever_was_sent() -> None:
+def test_every_refusal_is_one_short_line() -> None:
     data = msgpack.packb([1, "", "", {"type": "\x1b[2J\n" * 10_000}])
     with pytest.raises(ProtocolError) as raised:
         codec.decode_from_agent(data)
@@ -415,7 +413,7 @@ def whole(head: bytes, unit: bytes) -> bytes:
     ],
     ids=range(18),
 )
-def test_a_bomb_is_refused_before_it_takes_memory(data: bytes) -> None:
+def test_a_message_that_expands_in_memory_is_refused_first(data: bytes) -> None:
     for decode in (codec.decode_from_agent, codec.decode_from_coordinator):
         tracemalloc.start()
         try:
@@ -427,7 +425,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(data: bytes) -> None:
         assert peak < 16 * MAX_MESSAGE_BYTES
 
 
-def test_a_message_over_the_limit_is_refused_whatever_it_says() -> None:
+def test_a_message_over_the_size_limit_is_refused() -> None:
     message = Bye(reason="x" * MAX_MESSAGE_BYTES)
     with pytest.raises(ProtocolError, match="expected at most 1,048,576 bytes, got 1,048,6"):
         codec.decode_from_agent(codec.encode(enveloped(message)))

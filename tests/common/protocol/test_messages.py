@@ -27,7 +27,7 @@ ALL = [kind for kind in vars(messages).values() if isinstance(kind, type) and is
 KINDS = [kind for kind in ALL if kind is not Proof]
 
 
-def test_every_message_is_somebodys_to_send() -> None:
+def test_every_message_has_a_sender() -> None:
     spoken = {
         kind
         for union in (AgentMessage, CoordinatorMessage, WorkerMessage, WorkerOrder)
@@ -49,19 +49,19 @@ def test_every_message_is_frozen_tagged_with_its_name_and_takes_no_field_that_it
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_message_says_what_it_is(kind: type) -> None:
+def test_every_message_has_a_docstring(kind: type) -> None:
     assert kind.__doc__
 
 
 @pytest.mark.parametrize("message", [hello(secret="hunter2"), Attach(secret="hunter2")])
-def test_what_proves_an_incarnation_shows_no_secret(message: Proof) -> None:
+def test_the_proof_of_an_incarnation_hides_its_secret(message: Proof) -> None:
     assert "hunter2" not in repr(message)
     assert message.proves(incarnation_of("hunter2"))
     assert not message.proves(incarnation_of("hunter3"))
     assert not message.proves("hunter2")
 
 
-def test_an_assignment_shows_no_secret() -> None:
+def test_an_assignment_hides_its_secret() -> None:
     plan = fleet_plan()
     plan = msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, password="hunter2"))
     share = Assignment(plan=plan, pools=(PoolShare(group=0, number=3, first_thread=0),), threads_total=9)

@@ -62,7 +62,7 @@ def test_the_oldest_strangers_are_named_when_there_are_too_many() -> None:
     assert peers.check(NOW_NS, 2) == [1, 2]
 
 
-def test_a_peer_that_is_put_off_is_not_refused() -> None:
+def test_a_postponed_peer_is_not_refused() -> None:
     peers = Peers(HANDSHAKE_S, SILENTLY)
     peers.accepted(7, NOW_NS)
     peers.postponed()
