@@ -43,62 +43,62 @@ def find_fault(raw: Any, path: KeyPath = ()) -> Fault | None:
 
 def type_at(path: KeyPath) -> inspect.Type:
     """The schema's type at a path, without `| None`. Raises KeyError for a path that the schema does not have."""
-    kind: inspect.Type = plan_type()
+    field_type: inspect.Type = plan_type()
     for part in path:
-        if isinstance(kind, inspect.StructType):
-            kind = {field.encode_name: field.type for field in kind.fields}[str(part)]
-        elif isinstance(kind, inspect.VarTupleType):
-            kind = kind.item_type
-        elif isinstance(kind, inspect.DictType):
-            kind = kind.value_type
+        if isinstance(field_type, inspect.StructType):
+            field_type = {field.encode_name: field.type for field in field_type.fields}[str(part)]
+        elif isinstance(field_type, inspect.VarTupleType):
+            field_type = field_type.item_type
+        elif isinstance(field_type, inspect.DictType):
+            field_type = field_type.value_type
         else:
             raise KeyError(render(path))
-        kind = value_type(kind)
-    return kind
+        field_type = value_type(field_type)
+    return field_type
 
 
 @cache
 def plan_type() -> inspect.StructType:
     """The whole schema as data. Cached: inspecting takes milliseconds."""
-    kind = inspect.type_info(Plan)
-    assert isinstance(kind, inspect.StructType)
-    return kind
+    field_type = inspect.type_info(Plan)
+    assert isinstance(field_type, inspect.StructType)
+    return field_type
 
 
-def value_type(kind: inspect.Type) -> inspect.Type:
+def value_type(field_type: inspect.Type) -> inspect.Type:
     """A type without its metadata and without `| None`."""
-    if isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    if isinstance(kind, inspect.UnionType):
-        kind = next(member for member in kind.types if not isinstance(member, inspect.NoneType))
-    return kind
+    if isinstance(field_type, inspect.Metadata):
+        field_type = field_type.type
+    if isinstance(field_type, inspect.UnionType):
+        field_type = next(member for member in field_type.types if not isinstance(member, inspect.NoneType))
+    return field_type
 
 
-def choices(kind: inspect.Type) -> list[str]:
+def choices(field_type: inspect.Type) -> list[str]:
     """The values of an enum; empty for any other type."""
-    return [member.value for member in kind.cls] if isinstance(kind, inspect.EnumType) else []
+    return [member.value for member in field_type.cls] if isinstance(field_type, inspect.EnumType) else []
 
 
-def raw_value(text: str, kind: inspect.Type) -> Any:
+def raw_value(text: str, field_type: inspect.Type) -> Any:
     """The text of a flag or variable as the value that a plan file would have; the text itself if it is not of the
     type."""
     word = text.strip().lower()
-    match kind:
+    match field_type:
         case inspect.IntType() if _WHOLE.fullmatch(word):
             return int(word)
         case inspect.FloatType():
             return number_or_text(text)
         case inspect.BoolType() if word in TRUE + FALSE:
             return word in TRUE
-        case inspect.EnumType() if word in choices(kind):
+        case inspect.EnumType() if word in choices(field_type):
             return word
         case _:
             return text
 
 
-def expected(kind: inspect.Type) -> str:
+def expected(field_type: inspect.Type) -> str:
     """A phrase for error messages that describes the values of a type, such as `a whole number >= 1`."""
-    match kind:
+    match field_type:
         case inspect.IntType(ge=low, le=high):
             return "a whole number" + _bounds(low, high)
         case inspect.FloatType(ge=low, le=high):
@@ -106,7 +106,7 @@ def expected(kind: inspect.Type) -> str:
         case inspect.BoolType():
             return "true or false"
         case inspect.EnumType():
-            return _one_of(choices(kind))
+            return _one_of(choices(field_type))
         case inspect.StrType(pattern=pattern):
             return "text" if pattern is None else 'a name of letters, digits, "_", "." and "-"'
         case inspect.StructType(fields=fields):
@@ -125,28 +125,28 @@ def closest(name: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def _fault(raw: Any, kind: inspect.Type, path: KeyPath) -> Fault | None:
-    if raw is None and _allows_none(kind):
+def _fault(raw: Any, field_type: inspect.Type, path: KeyPath) -> Fault | None:
+    if raw is None and _allows_none(field_type):
         return None
-    kind = value_type(kind)
-    if isinstance(kind, inspect.StructType):
-        return _struct_fault(raw, kind, path)
-    if isinstance(kind, inspect.VarTupleType):
-        return _list_fault(raw, kind, path)
-    if isinstance(kind, inspect.DictType):
-        return _mapping_fault(raw, kind, path)
-    problem = _value_problem(raw, kind)
+    field_type = value_type(field_type)
+    if isinstance(field_type, inspect.StructType):
+        return _struct_fault(raw, field_type, path)
+    if isinstance(field_type, inspect.VarTupleType):
+        return _list_fault(raw, field_type, path)
+    if isinstance(field_type, inspect.DictType):
+        return _mapping_fault(raw, field_type, path)
+    problem = _value_problem(raw, field_type)
     if problem is not None and path[-1:] and path[-1] in SECRET_KEYS:
-        problem = _secret_problem(raw, kind)
+        problem = _secret_problem(raw, field_type)
     return None if problem is None else Fault(path, problem)
 
 
-def _struct_fault(raw: Any, kind: inspect.StructType, path: KeyPath) -> Fault | None:
+def _struct_fault(raw: Any, field_type: inspect.StructType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
         # Text in place of a target may be a password, or `password: secret` with the colon missing.
         may_be_secret = path[:1] in ((), ("target",))
-        return Fault(path, f"expected {expected(kind)}, got {_kind_text(raw) if may_be_secret else show(raw)}")
-    fields = {field.encode_name: field for field in kind.fields}
+        return Fault(path, f"expected {expected(field_type)}, got {_kind_text(raw) if may_be_secret else show(raw)}")
+    fields = {field.encode_name: field for field in field_type.fields}
     for key, value in raw.items():
         if key not in fields:
             return _unknown_key(key, fields, path)
@@ -167,37 +167,37 @@ def _unknown_key(key: Any, known: Iterable[str], path: KeyPath) -> Fault:
     return Fault((*path, shown), f"unknown key; {remedy}")
 
 
-def _list_fault(raw: Any, kind: inspect.VarTupleType, path: KeyPath) -> Fault | None:
-    if not isinstance(raw, list | tuple) or (kind.min_length and len(raw) < kind.min_length):
-        wanted = "a list with at least one entry" if kind.min_length else "a list"
+def _list_fault(raw: Any, field_type: inspect.VarTupleType, path: KeyPath) -> Fault | None:
+    if not isinstance(raw, list | tuple) or (field_type.min_length and len(raw) < field_type.min_length):
+        wanted = "a list with at least one entry" if field_type.min_length else "a list"
         return Fault(path, f"expected {wanted}, got {show(raw)}")
-    faults = (_fault(item, kind.item_type, (*path, position)) for position, item in enumerate(raw))
+    faults = (_fault(item, field_type.item_type, (*path, position)) for position, item in enumerate(raw))
     return next((fault for fault in faults if fault is not None), None)
 
 
-def _mapping_fault(raw: Any, kind: inspect.DictType, path: KeyPath) -> Fault | None:
+def _mapping_fault(raw: Any, field_type: inspect.DictType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
-        return Fault(path, f"expected {expected(kind)}, got {show(raw)}")
+        return Fault(path, f"expected {expected(field_type)}, got {show(raw)}")
     for key, value in raw.items():
-        if (problem := _value_problem(key, value_type(kind.key_type))) is not None:
+        if (problem := _value_problem(key, value_type(field_type.key_type))) is not None:
             return Fault(path, problem)
-        if (problem := _value_problem(value, value_type(kind.value_type))) is not None:
+        if (problem := _value_problem(value, value_type(field_type.value_type))) is not None:
             return Fault((*path, key), problem)
     return None
 
 
-def _value_problem(value: Any, kind: inspect.Type) -> str | None:
+def _value_problem(value: Any, field_type: inspect.Type) -> str | None:
     """Why a value is not of this type, or None."""
-    if isinstance(kind, inspect.CustomType):
-        return _quantity_problem(value, kind.cls)
-    return None if _accepts(value, kind) else f"expected {expected(kind)}, got {show(value)}"
+    if isinstance(field_type, inspect.CustomType):
+        return _quantity_problem(value, field_type.cls)
+    return None if _accepts(value, field_type) else f"expected {expected(field_type)}, got {show(value)}"
 
 
-def _secret_problem(value: Any, kind: inspect.Type) -> str:
+def _secret_problem(value: Any, field_type: inspect.Type) -> str:
     """The fault of a secret value, without the value."""
     found = "text that is not UTF-8" if isinstance(value, str) else _kind_text(value)
     remedy = "; put it in quotes" if isinstance(value, int | float) else ""
-    return f"expected {expected(kind)}, got {found}{remedy}"
+    return f"expected {expected(field_type)}, got {found}{remedy}"
 
 
 def _kind_text(value: Any) -> str:
@@ -215,16 +215,16 @@ def _kind_text(value: Any) -> str:
             return f"a value of type {type(value).__name__}"
 
 
-def _quantity_problem(value: Any, kind: Any) -> str | None:
+def _quantity_problem(value: Any, field_type: Any) -> str | None:
     try:
-        quantity = kind.parse(value)
+        quantity = field_type.parse(value)
     except ValueError as error:
         return str(error)
     return f"expected a number of at most 63 bits, got {show(value)}" if quantity > LARGEST else None
 
 
-def _accepts(value: Any, kind: inspect.Type) -> bool:
-    match kind:
+def _accepts(value: Any, field_type: inspect.Type) -> bool:
+    match field_type:
         case inspect.IntType(ge=low, le=high):
             return _is_number(value, int) and (low or 0) <= value <= (LARGEST if high is None else high)
         case inspect.FloatType(ge=low, le=high):
@@ -233,7 +233,7 @@ def _accepts(value: Any, kind: inspect.Type) -> bool:
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.EnumType():
-            return isinstance(value, str) and value in choices(kind)
+            return isinstance(value, str) and value in choices(field_type)
         case inspect.StrType(pattern=pattern):
             return isinstance(value, str) and is_utf8(value) and re.fullmatch(pattern or ".*", value, re.S) is not None
         case _:
@@ -250,10 +250,10 @@ def is_utf8(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _allows_none(kind: inspect.Type) -> bool:
-    if isinstance(kind, inspect.Metadata):
-        kind = kind.type
-    return isinstance(kind, inspect.UnionType) and kind.includes_none
+def _allows_none(field_type: inspect.Type) -> bool:
+    if isinstance(field_type, inspect.Metadata):
+        field_type = field_type.type
+    return isinstance(field_type, inspect.UnionType) and field_type.includes_none
 
 
 def _bounds(low: float | None, high: float | None) -> str:

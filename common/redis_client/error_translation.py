@@ -41,11 +41,11 @@ def translated(target: schema.Target, node: str = "") -> Iterator[None]:
 
 def translate(error: Exception, target: schema.Target, node: str = "") -> TargetError:
     """redis-py's error in one line: the target, what is wrong with it, and a remedy. Never shows a password."""
-    if finding := _announced_finding(error, target, node):
+    if finding := _describe_announced(error, target, node):
         return TargetError(f"target {node or address_of(target)}{finding}")
     if node:
-        return TargetError(f"target {node} {_finding_of_one(error, target)}")
-    return TargetError(f"target {address_of(target)} {_finding(error, target)}")
+        return TargetError(f"target {node} {_describe_server(error, target)}")
+    return TargetError(f"target {address_of(target)} {_describe(error, target)}")
 
 
 def got_no_reply(error: TargetError) -> bool:
@@ -73,17 +73,17 @@ _TLS_TOO = " that speaks TLS at this port"
 _TLS_HINT = "is it Redis, and not its TLS port? For TLS use rediss://"
 
 
-def _finding(error: Exception, target: schema.Target) -> str:
+def _describe(error: Exception, target: schema.Target) -> str:
     if isinstance(error, redis.RedisClusterException):
-        return _cluster_finding(error, target)
+        return _describe_cluster(error, target)
     if isinstance(error, PrimaryUnknown):
-        return _sentinel_finding(error, target)
-    finding = _finding_of_one(error, target)
+        return _describe_sentinels(error, target)
+    finding = _describe_server(error, target)
     whose = "has a primary that " if address_of(target).kind is TargetKind.SENTINEL else ""
     return finding if _NO_SENTINELS in finding else whose + finding
 
 
-def _finding_of_one(error: Exception, target: schema.Target) -> str:
+def _describe_server(error: Exception, target: schema.Target) -> str:
     """What is wrong with one server, as the rest of a sentence that begins with the server's name."""
     if is_maxclients(error):
         return f"refused the connection: {_reply_line(error)}: raise maxclients on the server, or use fewer connections"
@@ -96,7 +96,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         and (finding := tls_finding(cause, target.tls, handshaken=_was_open(error)))
     ):
         return finding
-    if finding := _handshake_finding(error, target):
+    if finding := _describe_handshake(error, target):
         return finding
     asked = f" (asked {error.command})" if hasattr(error, "command") else ""
     if isinstance(error, redis.TimeoutError | TimeoutError):
@@ -113,7 +113,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
         # redis-py raises this for "-ERR max number of clients reached". The server speaks RESP, so show its reply.
         return f"refused the connection: {_reply_line(error)}"
     if lacks_database(error):
-        return _database_finding(error, target)
+        return _describe_database(error, target)
     if isinstance(error, redis.ResponseError):
         for mark, finding in _REPLY_FINDINGS:
             if mark in str(error).lower():
@@ -124,7 +124,7 @@ def _finding_of_one(error: Exception, target: schema.Target) -> str:
     return f"failed: {type(error).__name__}: {_reply_line(error)}"
 
 
-def _announced_finding(error: Exception, target: schema.Target, node: str) -> str:
+def _describe_announced(error: Exception, target: schema.Target, node: str) -> str:
     """The message if a server cannot be reached at an address that the cluster or Sentinels announced and that is not
     in the plan; "" for other errors. The message follows the name of the node or target."""
     announced, address = _announced(error), address_of(target)
@@ -162,7 +162,7 @@ def _announced(error: BaseException | None) -> Host | None:
     return next((each.announced_address for each in _chain(error) if hasattr(each, "announced_address")), None)
 
 
-def _handshake_finding(error: Exception, target: schema.Target) -> str:
+def _describe_handshake(error: Exception, target: schema.Target) -> str:
     """The message if the server refused a handshake command that a setting can disable; "" for other errors."""
     command, argument = getattr(error, "handshake_step", ("", ""))
     code = getattr(error, "status_code", None)
@@ -183,7 +183,7 @@ def _handshake_finding(error: Exception, target: schema.Target) -> str:
 _WITHOUT = {"HELLO": "--protocol 2", "CLIENT": '--client-name ""'}
 
 
-def _cluster_finding(error: Exception, target: schema.Target) -> str:
+def _describe_cluster(error: Exception, target: schema.Target) -> str:
     """The message if no node of a cluster could be used. The cause of redis-py's error is the error of the last
     node."""
     inner: BaseException | None = error
@@ -192,10 +192,10 @@ def _cluster_finding(error: Exception, target: schema.Target) -> str:
     if not isinstance(inner, Exception):
         return f"cannot be used: {_one_line(error)}"
     if lacks_database(error):
-        return _database_finding(error, target)
+        return _describe_database(error, target)
     if isinstance(inner, redis.ResponseError) and "cluster support disabled" in str(inner):
-        return _finding_of_one(inner, target)
-    return f"has no node that can be used; the last one asked {_finding_of_one(inner, target)}"
+        return _describe_server(inner, target)
+    return f"has no node that can be used; the last one asked {_describe_server(inner, target)}"
 
 
 def lacks_database(error: BaseException | None) -> bool:
@@ -207,7 +207,7 @@ def lacks_database(error: BaseException | None) -> bool:
 _NO_DATABASE, _ONE_DATABASE = "db index is out of range", "select is not allowed in cluster mode"
 
 
-def _database_finding(error: Exception, target: schema.Target) -> str:
+def _describe_database(error: Exception, target: schema.Target) -> str:
     if any(_ONE_DATABASE in str(each).lower() for each in _chain(error)):
         return "has database 0 only, as clusters do before Valkey 9: leave the database out of target.url"
     found: int | None = next(filter(None, (getattr(each, "databases", None) for each in _chain(error))), None)
@@ -223,7 +223,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
+def _describe_sentinels(error: PrimaryUnknown, target: schema.Target) -> str:
     if error.knows_service:
         return "has no primary that its Sentinels consider up: wait for their failover, or start a server"
     if error.refusal is None:
@@ -236,7 +236,7 @@ def _sentinel_finding(error: PrimaryUnknown, target: schema.Target) -> str:
             f"has Sentinels that require their own user and password ({code}): correct target.sentinel.username, "
             "target.sentinel.password_env or target.sentinel.password_file"
         )
-    return f"has no Sentinel that can be used; the last one asked {_finding_of_one(error.refusal, target)}"
+    return f"has no Sentinel that can be used; the last one asked {_describe_server(error.refusal, target)}"
 
 
 def _was_open(error: Exception) -> bool:

@@ -107,7 +107,7 @@ def dealt(pools: int) -> tuple[PoolShare, ...]:
 
 
 def assignment(plan: Plan | None = None, pools: int = 1) -> Assignment:
-    """A share of so many pools."""
+    """An assignment with this number of pools."""
     return Assignment(plan=plan or fleet_plan(), pools=dealt(pools), threads_total=max(pools, 1))
 
 
@@ -126,7 +126,7 @@ def interval(
 
 
 def worker_metrics(through: int, *operations: int) -> WorkerMetrics:
-    """A report of the last seconds up to `through`, so many operations in each."""
+    """A report of the last seconds up to `through`, with these numbers of operations."""
     first = through - len(operations) + 1
     intervals = tuple(interval(first + offset, count) for offset, count in enumerate(operations))
     return WorkerMetrics(through=through, intervals=intervals)

@@ -230,5 +230,7 @@ def test_seconds_of_a_period_are_kept_apart_by_stage() -> None:
     one.reported(0, WorkerMetrics(through=3, intervals=parts))
     report = one.take_report(8)
     assert report is not None
-    told = [(part.stage, part.first, part.last, [second.ok for second in part.seconds]) for part in report.intervals]
-    assert told == [(0, 0, 1, [1, 2]), (1, 1, 2, [3, 4]), (2, 3, 3, [])]
+    reported = [
+        (part.stage, part.first, part.last, [second.ok for second in part.seconds]) for part in report.intervals
+    ]
+    assert reported == [(0, 0, 1, [1, 2]), (1, 1, 2, [3, 4]), (2, 3, 3, [])]

@@ -109,7 +109,7 @@ def test_refusals_by_another_server_do_not_blame_the_token() -> None:
     link = Link(NOW_NS)
     for instant_ns in (NOW_NS, NOW_NS + REFUSED_FOR_NS + 1):
         link.refused(instant_ns)
-    assert not link.hopeless  # nobody has looked yet
+    assert not link.hopeless  # the address was not examined yet
     link.examined("it closes connections", lasting=False)
     assert not link.hopeless
 

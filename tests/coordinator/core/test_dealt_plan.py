@@ -137,6 +137,6 @@ def test_the_ceiling_of_pools_without_a_number_counts_processes() -> None:
     assert connection_ceiling(Plan(), 4) == 200
 
 
-def test_a_plan_cannot_be_dealt_to_nobody() -> None:
+def test_a_plan_cannot_be_dealt_without_agents() -> None:
     with pytest.raises(FleetError, match="expected at least one agent"):
         assign(Plan(), [])
