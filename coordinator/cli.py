@@ -183,16 +183,16 @@ def check(plan_file: Path | None, **flags: Any) -> int:
         from common.plan.rules.checks import Purpose
         from coordinator.core.dealt_plan import assign
         from coordinator.plan_view import expected_agents
-        from coordinator.servers.check import check as check_target
-        from coordinator.servers.check import check_files
+        from coordinator.servers.check import check_files, check_scenarios
 
     plan = _load(plan_file, flags, Purpose.TARGET)
     raise_open_files_limit()
     agents = expected_agents(plan, usable_cores())
     shares = assign(plan, agents)
-    lines = [*check_target(plan, shares.connection_ceiling).lines, *check_files(shares, agents, open_files_limit())]
+    lines = [*check_scenarios(shares), *check_files(shares, agents, open_files_limit())]
     for line in lines:
-        click.echo(f"{'ok' if line.ok else 'FAIL':4}  {line.name}: {printable(line.text)}")
+        where = f"{line.scenario}: " if line.scenario else ""
+        click.echo(f"{'ok' if line.ok else 'FAIL':4}  {where}{line.name}: {printable(line.text)}")
     return EXIT_OK if all(line.ok for line in lines) else TargetError.exit_code
 
 
@@ -259,10 +259,16 @@ def client_settings(plan: Plan) -> dict[str, dict[str, str]]:
     """Return the settings of redis-py's clients in force: name to value, by pool group. Opens no connection. Empty for
     an embedded server, whose address is not known yet."""
     with interruptible_imports():
+        from common.plan.scenarios import scenario_plans
         from common.redis_client import effective_client_settings
 
-    groups = plan.pools if plan.target.url else ()
-    return {group.name: dict(effective_client_settings(plan.target, group)) for group in groups}
+    return {
+        f"{scenario.name}/{group.name}" if plan.scenarios else group.name: dict(
+            effective_client_settings(scenario.plan.target, group)
+        )
+        for scenario in scenario_plans(plan)
+        for group in (scenario.plan.pools if scenario.plan.target.url else ())
+    }
 
 
 def _given(flags: Mapping[str, Any]) -> dict[Setting, Any]:

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from common.plan.plan_text import plan_hash, plan_yaml, redacted
-from common.plan.planned_commands import is_cluster
-from common.plan.schema import Driver, OnAgentLoss, Plan
-from common.plan.timeline import Leg, operations_due, timeline
+from common.plan.planned_commands import is_cluster, planned_commands
+from common.plan.scenarios import ScenarioPlan, scenario_plans, targets_of
+from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
+from common.plan.timeline import Leg, operations_due
 from common.protocol.messages import PoolShare
 from common.serde import to_builtins
-from common.units import NS_PER_S, counted, format_count, format_seconds
+from common.units import NS_PER_S, counted, format_count, format_seconds, listed
 from coordinator.analysis.key_space import key_space_facts, key_space_lines
 from coordinator.core.dealt_plan import AgentCapacity, DealtPlan, assign, connections_line, group_ceiling
 
@@ -40,27 +41,51 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
     """Return the view as text: a plan file, with everything else in comments."""
     agents = expected_agents(plan, cores)
     dealt = assign(plan, agents)
+    scenarios = scenario_plans(dealt.plan)
     lines = ["", f"plan hash: {plan_hash(plan)}"]
-    lines += [connections_line(group) for group in dealt.plan.pools]
-    if len(dealt.plan.pools) > 1:
+    for scenario in scenarios:
+        lines += _scenario_lines(scenario, dealt)
+    if sum(len(scenario.plan.pools) for scenario in scenarios) > 1:
         lines.append(f"connections in total: at most {dealt.connection_ceiling}")
-    if is_cluster(plan.target):
+    if any(map(is_cluster, targets_of(plan).values())):
         lines.append("Connections are per node of the cluster; only a run knows the number of nodes.")
-    everywhere = tuple(share for assignment in dealt.assignments.values() for share in assignment.pools)
-    lines += [f"worker {noun}s: {count}" for noun, count in _workers(dealt, everywhere).items()]
-    lines += [_leg_line(leg) for leg in timeline(dealt.plan.load).legs]
     lines += [_agent_line(agent, dealt) for agent in agents]
-    lines += key_space_lines(plan)
     lines += fleet_lines(plan, len(agents))
     if plan.fleet.expect_agents:
         lines.append(
             f"Remote agents are assumed to have {_REMOTE_PROCESSES} worker process each; "
-            "the real shares depend on their real number of worker processes."
+            "the real dealt depend on their real number of worker processes."
         )
-    if any(not assignment.pools for assignment in dealt.assignments.values()):
+    if any(not dealt.pools_of(agent.agent_id) for agent in agents):
         lines.append("There are fewer pools than agents: agents without a pool join, but issue nothing.")
     lines += _settings_lines(client_settings)
     return plan_yaml(plan) + "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def _scenario_lines(scenario: ScenarioPlan, dealt: DealtPlan) -> list[str]:
+    """When and where a scenario runs, and what with."""
+    several = bool(dealt.plan.scenarios)
+    prefix = f"{scenario.name}/" if several else ""
+    everywhere = [
+        share
+        for agent_id in dealt.assignments
+        for share in dealt.pools_of(agent_id)
+        if share.scenario == scenario.number
+    ]
+    lines = []
+    if several:
+        where = f"target {scenario.target}" if scenario.target else "the plan's target"
+        lines.append(f"scenario {scenario.name}: {where}, {_commands(scenario.plan)}")
+    lines += [connections_line(group, prefix) for group in scenario.plan.pools]
+    lines += [f"worker {noun}s: {count}" for noun, count in _workers(dealt, tuple(everywhere)).items() if count]
+    lines += [_leg_line(leg, prefix) for leg in scenario.timeline.legs]
+    return lines + key_space_lines(scenario.plan)
+
+
+def _commands(plan: Plan) -> str:
+    """The mix of a plan in a few words."""
+    names = list(dict.fromkeys(planned.template.name for planned in planned_commands(plan.workload)))
+    return listed(names, most=6)
 
 
 def fleet_lines(plan: Plan, agents: int) -> list[str]:
@@ -79,7 +104,7 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
         case OnAgentLoss.ABORT:
             lines.append(f"lost agents: the run stops as soon as it loses {tolerated}")
         case OnAgentLoss.REPLACE:
-            lines.append(f"lost agents: standby agents take over their shares{failing}")
+            lines.append(f"lost agents: standby agents take over their dealt{failing}")
     return lines
 
 
@@ -87,29 +112,47 @@ def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dic
     """Return the view as JSON types."""
     agents = expected_agents(plan, cores)
     dealt = assign(plan, agents)
+    scenarios = [_scenario_facts(scenario, dealt) for scenario in scenario_plans(dealt.plan)]
+    first = {key: value for key, value in scenarios[0].items() if key in ("preparation", "timeline")}
     return {
         "plan": to_builtins(redacted(plan)),
         "plan_hash": plan_hash(plan),
         "connections": {
             "ceiling": dealt.connection_ceiling,
-            "per_node": is_cluster(plan.target),
-            "pools": {group.name: group_ceiling(group) for group in dealt.plan.pools},
+            "per_node": any(map(is_cluster, targets_of(plan).values())),
+            "pools": {name: count for each in scenarios for name, count in each["connections"]["pools"].items()},
         },
         "client_settings": client_settings,
-        "preparation": key_space_facts(plan),
         "pools_total": dealt.pools_total,
         "threads_total": dealt.threads_total,
-        "timeline": [_leg_facts(leg) for leg in timeline(dealt.plan.load).legs],
+        **(first if not plan.scenarios else {}),
+        "scenarios": scenarios,
         "agents": [
             {
                 "id": agent.agent_id,
                 "processes": agent.processes,
-                "pools": [share.number for share in dealt.assignments[agent.agent_id].pools],
-                "threads": _threads(dealt, dealt.assignments[agent.agent_id].pools),
-                "connections": _connections(dealt, dealt.assignments[agent.agent_id].pools),
+                "pools": [share.number for share in dealt.pools_of(agent.agent_id)],
+                "threads": _threads(dealt, dealt.pools_of(agent.agent_id)),
+                "connections": _connections(dealt, dealt.pools_of(agent.agent_id)),
             }
             for agent in agents
         ],
+    }
+
+
+def _scenario_facts(scenario: ScenarioPlan, dealt: DealtPlan) -> dict[str, Any]:
+    prefix = f"{scenario.name}/" if dealt.plan.scenarios else ""
+    return {
+        "name": scenario.name,
+        "target": scenario.target,
+        "start_s": scenario.start_ns / NS_PER_S,
+        "connections": {
+            "ceiling": dealt.connection_ceilings[scenario.number],
+            "pools": {prefix + group.name: group_ceiling(group) for group in scenario.plan.pools},
+        },
+        "preparation": key_space_facts(scenario.plan),
+        "threads_total": dealt.threads[scenario.number],
+        "timeline": [_leg_facts(leg) for leg in scenario.timeline.legs],
     }
 
 
@@ -125,8 +168,8 @@ def _leg_facts(leg: Leg) -> dict[str, Any]:
     }
 
 
-def _leg_line(leg: Leg) -> str:
-    """Return a line on a leg: begin, length, rate and number of operations."""
+def _leg_line(leg: Leg, scenario: str = "") -> str:
+    """A leg's begin, length, rate and number of operations. scenario: "name/" of several."""
     length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
     rate = "closed loop"
     if leg.from_per_s is not None and leg.to_per_s is not None:
@@ -135,7 +178,7 @@ def _leg_line(leg: Leg) -> str:
         if leg.end_ns is not None:
             rate += f", {counted(operations_due(leg, leg.end_ns), 'operation')}"
     reported = "" if leg.measured else ", not reported"
-    return f"{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
+    return f"{scenario}{leg.name}: at {format_seconds(leg.begin_ns / NS_PER_S)}{length}, {rate}{reported}"
 
 
 def _settings_lines(groups: ClientSettings) -> list[str]:
@@ -151,7 +194,7 @@ def _settings_lines(groups: ClientSettings) -> list[str]:
 
 
 def _agent_line(agent: AgentCapacity, dealt: DealtPlan) -> str:
-    pools = dealt.assignments[agent.agent_id].pools
+    pools = dealt.pools_of(agent.agent_id)
     workers = " and ".join(counted(count, noun) for noun, count in _workers(dealt, pools).items())
     return (
         f"share of {agent.agent_id} ({counted(agent.processes, 'process')}): {counted(len(pools), 'pool')}, "
@@ -163,10 +206,11 @@ _NOUNS = {Driver.CLIENT: "thread", Driver.ASYNCIO: "task", Driver.WIRE: "loop"}
 
 
 def _workers(dealt: DealtPlan, pools: tuple[PoolShare, ...]) -> dict[str, int]:
-    """Return how many workers of these pools are threads, tasks and loops, for the kinds that the plan has."""
-    counts = {_NOUNS[group.driver]: 0 for group in dealt.plan.pools}
+    """How many workers of these pools are threads, tasks and loops; only kinds that the plan has."""
+    groups = _groups(dealt)
+    counts = {_NOUNS[group.driver]: 0 for group in groups.values()}
     for share in pools:
-        group = dealt.plan.pools[share.group]
+        group = groups[share.scenario, share.group]
         counts[_NOUNS[group.driver]] += group.workers_per_pool
     return counts
 
@@ -176,5 +220,15 @@ def _threads(dealt: DealtPlan, pools: tuple[PoolShare, ...]) -> int:
 
 
 def _connections(dealt: DealtPlan, pools: tuple[PoolShare, ...]) -> int:
-    groups = (dealt.plan.pools[share.group] for share in pools)
-    return sum(group.client_instances_per_pool * group.max_connections for group in groups)
+    groups = _groups(dealt)
+    each = (groups[share.scenario, share.group] for share in pools)
+    return sum(group.client_instances_per_pool * group.max_connections for group in each)
+
+
+def _groups(dealt: DealtPlan) -> dict[tuple[int, int], Pools]:
+    """All pool groups, by scenario and position."""
+    return {
+        (scenario.number, at): group
+        for scenario in scenario_plans(dealt.plan)
+        for at, group in enumerate(scenario.plan.pools)
+    }

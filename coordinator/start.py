@@ -13,8 +13,8 @@ Problems with the target, the token or the address are found before any agent st
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,10 +23,11 @@ import msgspec
 from rich.console import Console
 
 from common.clock import monotonic_ns
-from common.errors import EXIT_OK, InvalidResultError, UsageError
+from common.errors import EXIT_OK, InvalidResultError, PlanError, UsageError
 from common.machine import open_files_limit, this_host
 from common.plan.loading.secrets import secret_variables, with_secrets_of
-from common.plan.schema import Plan
+from common.plan.scenarios import MAIN, ScenarioPlan, map_targets, scenario_plans, targets_of
+from common.plan.schema import CleanUp, Plan
 from common.program.signals import Signals, caught_signals
 from common.program.standard_streams import explained
 from common.protocol.endpoint import Endpoint, parse_endpoint, to_bind
@@ -42,7 +43,7 @@ from coordinator.core.run import Run
 from coordinator.core.setup import Setup
 from coordinator.embedded import open_embedded
 from coordinator.join_command import in_container, invitation, join_command, loopback_note, reachable_at
-from coordinator.journal.records import Reading, RunOpened, TargetFacts
+from coordinator.journal.records import CountersRead, Reading, RunOpened, TargetFacts
 from coordinator.live.view import LiveView, open_live
 from coordinator.local_agents import LocalAgents
 from coordinator.loop import Coordinator, after_load, journaled_agents
@@ -126,18 +127,25 @@ def run_plan(plan: Plan, options: StartOptions, folder: RunFolder, stderr: Conso
         _confirm_flush(plan, options)
         plan = _with_agents(plan, resuming=folder.is_resumed)
         endpoint = _endpoint(plan, options, folder.aggregate)
-        if plan.target.embedded is not None and not folder.is_resumed:
-            server = stack.enter_context(open_embedded(plan.target.embedded))
-            plan = _with_url(plan, server.url)
+        if not folder.is_resumed:
+            urls = {
+                name: stack.enter_context(open_embedded(target.embedded)).url
+                for name, target in targets_of(plan).items()
+                if target.embedded is not None
+            }
+            plan = _with_urls(plan, urls)
         if folder.aggregate.opened is not None:
-            # Do not query the target of a resumed run: it may be down, and the agents' results are collected anyway.
-            facts = folder.aggregate.opened.target
+            # Do not query the targets of a resumed run: one may be down, and the agents' results are collected anyway.
+            facts = _known_facts(folder.aggregate.opened)
             # Use the plan of the journal; only the passwords come from the command line or the environment.
-            plan = with_secrets_of(_with_url(folder.aggregate.opened.plan, facts.url), plan)
+            known = _with_urls(folder.aggregate.opened.plan, {name: each.url for name, each in facts.items()})
+            plan = with_secrets_of(known, plan)
         else:
-            facts = probe(plan.target)
-            check_commands(plan)
-            facts = _prepare_target(plan, facts, _discard_message if options.quiet else partial(say, stderr))
+            facts = {name: probe(target) for name, target in targets_of(plan).items()}
+            for scenario in scenario_plans(plan):
+                with _named(scenario):
+                    check_commands(scenario.plan)
+            facts = _prepare_targets(plan, facts, _discard_message if options.quiet else partial(say, stderr))
         # Before the sockets are opened: a KeyboardInterrupt during their creation would leave a socket open, and
         # closing the context would wait for that socket without end.
         with caught_signals() as signals:
@@ -175,8 +183,9 @@ def _report(end: End, folder: RunFolder, interrupted_at_end: bool) -> RunResult:
 
 
 def _confirm_flush(plan: Plan, options: StartOptions) -> None:
-    """Require a second flag for a flush: the plan may come from someone else, and a flush cannot be undone."""
-    if plan.workload.flush_before and not options.yes_flush and options.resume is None:
+    """What cannot be undone is said twice: a plan may be another's, and a command line be repeated in haste."""
+    flushes = any(scenario.plan.workload.flush_before for scenario in scenario_plans(plan))
+    if flushes and not options.yes_flush and options.resume is None:
         raise UsageError(
             "workload.flush_before: the plan empties the target's database before the run; add --yes-flush to confirm, "
             "or remove flush_before from the plan"
@@ -187,24 +196,46 @@ def _discard_message(text: str) -> None:
     """Ignore a progress message, for --quiet."""
 
 
-def _prepare_target(plan: Plan, facts: TargetFacts, show_progress: Callable[[str], None]) -> TargetFacts:
-    """Flush and set up the target, as the plan wants. Returns the facts about the target afterwards."""
-    if plan.workload.flush_before:
-        show_progress(f"flushed {counted(flush(plan.target), 'key')} of {facts.url}")
-    calls = set_up(plan, show_progress)
-    if calls:
-        show_progress(f"setup: {counted(calls, 'call')}")
-    if not calls and not plan.workload.flush_before:
-        return facts
-    # The check of the preload compares with the number of keys right before the preload.
-    return msgspec.structs.replace(facts, keys=probe(plan.target).keys)
+def _known_facts(opened: RunOpened) -> dict[str, TargetFacts]:
+    """The facts of every target of a run, by name."""
+    return {name: opened.targets.get(name, opened.target) for name in targets_of(opened.plan)}
+
+
+@contextmanager
+def _named(scenario: ScenarioPlan) -> Iterator[None]:
+    """Errors name the scenario, if the plan has several."""
+    try:
+        yield
+    except PlanError as error:
+        prefix = "" if scenario.name == MAIN else f"scenario {scenario.name}: "
+        raise PlanError(f"{prefix}{error}") from error
+
+
+def _prepare_targets(
+    plan: Plan, facts: Mapping[str, TargetFacts], show_progress: Callable[[str], None]
+) -> dict[str, TargetFacts]:
+    """Flush and set up the targets, before any agent is waited for. Returns their facts afterwards."""
+    prepared = dict(facts)
+    scenarios = scenario_plans(plan)
+    flushed = {each.target for each in scenarios if each.plan.workload.flush_before}
+    for name in flushed:
+        show_progress(f"flushed {counted(flush(targets_of(plan)[name]), 'key')} of {facts[name].url}")
+    for scenario in scenarios:
+        calls = set_up(scenario.plan, show_progress)
+        if calls:
+            show_progress(f"setup: {counted(calls, 'call')}")
+        if calls or scenario.target in flushed:
+            # The report compares the preload with the keys that were there when it began.
+            keys = probe(scenario.plan.target).keys
+            prepared[scenario.target] = msgspec.structs.replace(prepared[scenario.target], keys=keys)
+    return prepared
 
 
 def _serve(
     plan: Plan,
     options: StartOptions,
     folder: RunFolder,
-    facts: TargetFacts,
+    facts: Mapping[str, TargetFacts],
     stderr: Console,
     endpoint: str,
     signals: Signals,
@@ -217,13 +248,16 @@ def _serve(
         listener = stack.enter_context(Listener(context, endpoint, curve))
         view = stack.enter_context(open_live(stderr, options.quiet))
         bound = parse_endpoint(listener.endpoint)
-        view.note(f"run {folder.run_id} against {facts.server} ({facts.topology}) at {facts.url}")
+        for name, each in facts.items():
+            of = f", target {name}," if name else ""
+            view.note(f"run {folder.run_id}{of} against {each.server} ({each.topology}) at {each.url}")
         view.note(f"listening on {listener.endpoint}" + (" without encryption" if curve is None else ""))
         setup = Setup(
             plan=plan,
             run_id=folder.run_id,
             started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            target=facts,
+            target=next(iter(facts.values())),
+            targets={name: each for name, each in facts.items() if name},
             expected=local + plan.fleet.expect_agents,
             endpoint=listener.endpoint,
             join=_show_join_command(plan, bound, credentials, view),
@@ -252,7 +286,9 @@ def _serve(
                 processes=plan.fleet.processes_per_local_agent,
                 token=None if credentials is None else credentials.token,
                 wait_s=float(plan.fleet.wait_s),
-                secret_variables=secret_variables(plan.target),
+                secret_variables=[
+                    variable for each in targets_of(plan).values() for variable in secret_variables(each)
+                ],
             )
         delete = _deletion(plan, folder.aggregate)
         explain = partial(explained, file=folder.path / ERROR_FILE)
@@ -264,7 +300,7 @@ def _serve(
             local_agents=agents,
             view=view,
             open_journal=lambda first: folder.open_journal(first.plan if isinstance(first, RunOpened) else plan),
-            read_counts=lambda when: read_server_counts(plan.target, when),
+            read_counts=lambda when: _read_counts(plan, when),
             clean=lambda: CleanUpThread(delete, explain),
             explain=explain,
         )
@@ -303,8 +339,16 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
     )
 
 
-def _with_url(plan: Plan, url: str) -> Plan:
-    return msgspec.structs.replace(plan, target=msgspec.structs.replace(plan.target, url=url))
+def _with_urls(plan: Plan, urls: Mapping[str, str]) -> Plan:
+    """The plan with these URLs of its targets, by name."""
+    return map_targets(plan, lambda name, target: msgspec.structs.replace(target, url=urls.get(name, target.url)))
+
+
+def _read_counts(plan: Plan, when: Reading) -> CountersRead:
+    """The counters of every target; those of named targets are in `targets`, and the first one also at the top."""
+    counts = {name: read_server_counts(target, when) for name, target in targets_of(plan).items()}
+    first = counts.get("") or next(iter(counts.values()))
+    return msgspec.structs.replace(first, targets={name: each for name, each in counts.items() if name})
 
 
 def _endpoint(plan: Plan, options: StartOptions, aggregate: Aggregate) -> str:
@@ -320,8 +364,8 @@ def _endpoint(plan: Plan, options: StartOptions, aggregate: Aggregate) -> str:
 
 
 def _show_join_command(plan: Plan, bound: Endpoint, credentials: Credentials | None, view: LiveView) -> str:
-    """Show how agents on other machines join, if the plan expects any. Returns the command."""
-    where = reachable_at(bound, plan.target.url)
+    """Say how agents of other machines join, if any are expected. Returns the command."""
+    where = reachable_at(bound, next(iter(targets_of(plan).values())).url)
     if plan.fleet.expect_agents:
         if note := loopback_note(bound):
             view.note(note)
@@ -335,9 +379,17 @@ def _deletion(plan: Plan, journaled: Aggregate) -> Callable[[DeletionProgress], 
     before = journaled.cleaned.deleted if journaled.cleaned is not None else 0
     read = journaled.readings.get(Reading.AFTER) if journaled.cleaned is None else None
 
-    def delete(progress: DeletionProgress) -> None:
-        progress.earlier = before
-        delete_plan_keys(plan, progress, read.keys if read is not None else None)
+    def delete(tally: DeletionProgress) -> None:
+        tally.earlier = before
+        counted_targets: set[str] = set()
+        for scenario in scenario_plans(plan):
+            if scenario.plan.workload.clean_up is CleanUp.NONE:
+                continue
+            reading = None if read is None or scenario.target in counted_targets else read
+            if reading is not None and scenario.target:
+                reading = reading.targets.get(scenario.target)
+            delete_plan_keys(scenario.plan, tally, reading.keys if reading is not None else None)
+            counted_targets.add(scenario.target)
 
     return delete
 

@@ -187,7 +187,7 @@ def test_an_agent_serves_the_next_coordinator_after_an_impossible_assignment() -
     bench.welcomed()
     plan = msgspec.structs.replace(bench.plan, pools=())
     share = Assignment(plan=plan, pools=dealt(1), threads_total=1)
-    bench.hears(Prepare(assignment=share, plan_hash=""))
+    bench.hears(Prepare(assignments=(share,), plan_hash=""))
     bench.prepared()
     bench.hears(Start(t0_ns=bench.now_ns + 10**8))
     assert bench.state.value == "running"

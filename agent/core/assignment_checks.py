@@ -8,16 +8,20 @@ limits that they reach later, such as too few open files for connections that op
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import msgspec
 
 from common.errors import PlanError
-from common.plan.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
+from common.plan.open_files import REMEDY, USUAL_FILES, needed, shortage
 from common.plan.rules.checks import MAX_AGENTS, MAX_POOLS, MAX_THREADS, check_plan
-from common.plan.schema import Driver, Plan
-from common.protocol.messages import Assignment, PoolShare, TakeOver
+from common.plan.scenarios import MAX_SCENARIOS
+from common.plan.schema import Driver
+from common.plan.timeline import MAX_LEGS
+from common.protocol.assignments import processes_of
+from common.protocol.messages import Assignment, TakeOver
 from common.units import NS_PER_S, counted, format_bytes, format_seconds
 
 THREAD_BYTES, INSTANCE_BYTES, CONNECTION_BYTES = 1 << 14, 1 << 13, 1 << 11
@@ -26,6 +30,7 @@ SPARE_THREADS = 64
 """Threads of an agent and of a worker process, without its workers."""
 AHEAD_NS = 60 * NS_PER_S
 LATE_NS = 3600 * NS_PER_S
+MAX_START_NS = 366 * 24 * 3600 * NS_PER_S
 """Limits of a start instant: coordinators set it 0.6 s ahead, and send it again to agents that were cut off."""
 
 
@@ -42,13 +47,13 @@ class Capacity:
 NO_LIMITS = Capacity()
 
 
-def misfit(assignment: Assignment, processes: int, capacity: Capacity) -> str:
-    """Why this number of worker processes cannot execute the share; "" if it can."""
-    return (
-        _out_of_range(assignment)
-        or _nonsense_in_plan(assignment)
-        or _too_much(assignment.plan, assignment.pools, processes, capacity)
-    )
+def misfit(assignments: Sequence[Assignment], processes: int, capacity: Capacity) -> str:
+    """Why this number of worker processes cannot execute the share; "" if it can. assignments: one for each scenario
+    of which the agent has pools."""
+    for assignment in assignments:
+        if found := _out_of_range(assignment) or _nonsense_in_plan(assignment):
+            return found
+    return _clash(assignments) or _too_much(assignments, processes, capacity)
 
 
 def odd_start(starts_ns: int, takeover: TakeOver | None, now_ns: int) -> str:
@@ -77,8 +82,24 @@ def _out_of_range(assignment: Assignment) -> str:
         return f"expected worker threads below {total:,}, the number in the fleet, got {spans[-1][1] - 1:,}"
     if any(end > begin for (_, end), (begin, _) in pairwise(spans)):
         return "expected worker threads of their own for each client pool, got two with the same"
+    if len({share.scenario for share in pools}) > 1:
+        return "expected client pools of one scenario, got several"
+    if assignment.start_ns > MAX_START_NS:
+        wanted, found = format_seconds(MAX_START_NS / NS_PER_S), format_seconds(assignment.start_ns / NS_PER_S)
+        return f"expected a scenario that starts within {wanted}, got one that starts after {found}"
+    if assignment.first_leg > MAX_SCENARIOS * MAX_LEGS:
+        return f"expected legs below {MAX_SCENARIOS * MAX_LEGS:,}, got {assignment.first_leg:,}"
+    return ""
+
+
+def _clash(assignments: Sequence[Assignment]) -> str:
+    """Scenarios and pools that the share has twice."""
+    pools = [share for assignment in assignments for share in assignment.pools]
     if len({share.number for share in pools}) < len(pools):
         return "expected client pools of different numbers, got two with the same"
+    scenarios = [assignment.pools[0].scenario for assignment in assignments if assignment.pools]
+    if len(set(scenarios)) < len(scenarios):
+        return "expected one assignment for each scenario, got two"
     return ""
 
 
@@ -96,18 +117,19 @@ def _nonsense_in_plan(assignment: Assignment) -> str:
     return ""
 
 
-def _too_much(plan: Plan, pools: tuple[PoolShare, ...], processes: int, capacity: Capacity) -> str:
-    groups = [plan.pools[share.group] for share in pools]
+def _too_much(assignments: Sequence[Assignment], processes: int, capacity: Capacity) -> str:
+    groups = [assignment.plan.pools[share.group] for assignment in assignments for share in assignment.pools]
     threads = sum(group.workers_per_pool for group in groups if group.driver is Driver.CLIENT)
     if capacity.threads is not None and threads + SPARE_THREADS > capacity.threads:
         return f"it needs {counted(threads, 'worker thread')}, but this machine allows {capacity.threads:,} in all"
-    for hand in pools_by_process(pools, processes):
-        if found := shortage(capacity.open_files, USUAL_FILES, needed(plan, hand).all_at_once):
+    for hand in processes_of(assignments, processes):
+        if found := shortage(capacity.open_files, USUAL_FILES, needed(hand.plan, hand.pools).all_at_once):
             return f"a worker process {found}; {REMEDY}"
     memory = sum(
         group.workers_per_pool * THREAD_BYTES + group.client_instances_per_pool * INSTANCE_BYTES for group in groups
     )
-    memory += needed(plan, pools).all_at_once * CONNECTION_BYTES
+    at_once = sum(needed(assignment.plan, assignment.pools).all_at_once for assignment in assignments)
+    memory += at_once * CONNECTION_BYTES
     if capacity.memory_bytes and memory > capacity.memory_bytes:
         least, most = format_bytes(-(-memory >> 20 << 20)), format_bytes(capacity.memory_bytes >> 20 << 20)
         return f"it needs at least {least} of memory, but this machine has {most}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import msgspec
-
 from common.metrics.intervals import IntervalMetrics, Merge, joined_seconds, merge_intervals
-from common.plan.open_files import pools_by_process, shortage_note
+from common.plan.open_files import shortage_note
 from common.plan.planned_commands import preload_commands
-from common.plan.timeline import timeline
 from common.program.line_limits import LineLimit
+from common.protocol.assignments import processes_of
 from common.protocol.messages import (
     Assignment,
     Final,
@@ -19,6 +17,7 @@ from common.protocol.messages import (
     PreparationStep,
     Prepared,
     Preparing,
+    ScenarioFinal,
     WorkerFinal,
     WorkerLost,
     WorkerMetrics,
@@ -88,14 +87,15 @@ class AssignmentTracker:
     _period: int | None = None
 
     @classmethod
-    def of(cls, assignment: Assignment, processes: int) -> AssignmentTracker:
-        """Deal the pools to at most this number of processes, in turn."""
-        dealt = pools_by_process(assignment.pools, processes)
-        assignments = tuple(msgspec.structs.replace(assignment, pools=hand) for hand in dealt)
-        plan, total = assignment.plan, assignment.threads_total
-        threads = assignment.threads if assignment.preloads else []
-        commands = sum(preload_commands(plan, thread, total) for thread in threads)
-        return cls(assignments, plan.fleet.lease_s.ns, commands, [_Process() for _ in assignments])
+    def of(cls, given: Sequence[Assignment], processes: int) -> AssignmentTracker:
+        """Deal the pools over so many processes in turn; fewer processes when there are fewer pools."""
+        assignments = processes_of(given, processes)
+        commands = sum(
+            preload_commands(each.plan, thread, each.threads_total)
+            for each in given
+            for thread in (each.threads if each.preloads else [])
+        )
+        return cls(assignments, given[0].plan.fleet.lease_s.ns, commands, [_Process() for _ in assignments])
 
     def __contains__(self, process: int) -> bool:
         return process < len(self._processes)
@@ -114,12 +114,13 @@ class AssignmentTracker:
         return self.assignments[0].plan.fleet.drain_s.ns if self.assignments else 0
 
     def overdue_ns(self, t0_ns: int, now_ns: int, overtime_ns: int) -> int | None:
-        """When processes that still run are stuck; None for a load without an end in time. They start now, or at
-        `t0_ns` if that is later."""
-        end_ns = timeline(self.assignments[0].plan.load).end_ns if self.assignments else None
-        if end_ns is None:
+        """When processes that are started now, or at `t0_ns` if that lies ahead, and still run must be taken for stuck;
+        None where the plan sets no end in time."""
+        ends_ns = [assignment.timeline.end_ns for assignment in self.assignments]
+        known_ns = [end_ns for end_ns in ends_ns if end_ns is not None]
+        if not known_ns or len(known_ns) < len(ends_ns):
             return None
-        return max(t0_ns + end_ns, now_ns) + self.drain_ns + overtime_ns
+        return max(t0_ns + max(known_ns), now_ns) + self.drain_ns + overtime_ns
 
     @property
     def alive(self) -> int:
@@ -244,7 +245,31 @@ class AssignmentTracker:
             drained=all(final.drained for final in finals),
             processes_lost=len(lost),
             reason=reason,
+            scenarios=self._finals_of_scenarios(),
         )
+
+    def _finals_of_scenarios(self) -> tuple[ScenarioFinal, ...]:
+        """The same for each scenario; empty for a plan with one."""
+        by_scenario: dict[int, list[_Process]] = {}
+        for assignment, process in zip(self.assignments, self._processes, strict=True):
+            if assignment.scenarios > 1:
+                by_scenario.setdefault(assignment.pools[0].scenario, []).append(process)
+        return tuple(_final_of(scenario, processes) for scenario, processes in sorted(by_scenario.items()))
+
+
+def _final_of(scenario: int, processes: Sequence[_Process]) -> ScenarioFinal:
+    finals = [process.final for process in processes if process.final is not None]
+    lost = [process for process in processes if process.lost]
+    return ScenarioFinal(
+        scenario=scenario,
+        issued=sum(final.issued for final in finals) + sum(process.reported_operations for process in lost),
+        counted=sum(process.reported_operations for process in processes),
+        transactions=sum(final.transactions for final in finals),
+        start_skew_ns=max((final.start_skew_ns for final in finals), key=abs, default=0),
+        ran_ns=max((final.ran_ns for final in finals), default=0),
+        drained=all(final.drained for final in finals),
+        processes_lost=len(lost),
+    )
 
 
 def _merge_same_seconds(parts: Iterable[IntervalMetrics]) -> list[IntervalMetrics]:

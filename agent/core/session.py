@@ -289,8 +289,8 @@ class Session:
             return self._prepared() if self.state is AgentState.PREPARED else []
         if self._spoiled is not None and self._spoiled[0] == run_id:
             return self._send(self._spoiled[1], run_id)
-        # Checked in every state: an impossible assignment does not become possible by waiting.
-        if found := misfit(message.assignment, self.identity.processes, self.identity.capacity):
+        # Checked in every state: a share that is impossible does not become possible by waiting.
+        if found := misfit(message.assignments, self.identity.processes, self.identity.capacity):
             refused = _at_fault(found := clipped(found))
             return [Say(f"cannot take part in run {clipped(run_id)}: {found}"), *self._send(refused, run_id)]
         if self.state is not AgentState.IDLE:
@@ -299,7 +299,7 @@ class Session:
         self._lifecycle.move(Trigger.PREPARE)
         self.run_id, self.outbox, self._reason, self._exit_code = run_id, Outbox(), "", 0
         self._metrics.is_needed(now_ns)
-        self._assignment = AssignmentTracker.of(message.assignment, self.identity.processes)
+        self._assignment = AssignmentTracker.of(message.assignments, self.identity.processes)
         self._lease.begins(self._assignment.lease_ns, now_ns)
         spawned = (Spawn(run_id, self._assignment.assignments), self._lease.pass_on(now_ns))
         said = self._assignment.described(self.identity.capacity.open_files)

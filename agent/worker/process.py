@@ -161,7 +161,9 @@ def _run_load(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
         raise _Fenced
     span, collector = run.start(order.t0_ns, order.takeover)
     try:
-        drained, fenced = _supervise_load(pipe, run, span, collector, assignment)
+        taken_over_ns = order.takeover.from_ns if order.takeover else 0
+        first_second = taken_over_ns // NS_PER_S
+        drained, fenced = _supervise_load(pipe, run, span, collector, assignment, first_second)
         if run.crash:
             raise _Crashed(run.crash)
     except BaseException:
@@ -172,14 +174,17 @@ def _run_load(pipe: Pipe, run: WorkerRun, assignment: Assignment) -> None:
 
 
 def _supervise_load(
-    pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment
+    pipe: Pipe, run: WorkerRun, span: Span, collector: Collector, assignment: Assignment, second: int
 ) -> tuple[bool, bool]:
     """Report each second until all workers have ended and subscribers have read their last messages. Returns (whether
-    all workers ended in time, whether the load ended because the lease did)."""
+    all workers ended in time, whether the load ended because the lease did).
+
+    second: the first to report. Seconds before the start of a late scenario are reported empty, so that the agent does
+    not wait for them.
+    """
     drain_ns = assignment.plan.fleet.drain_s.ns
     # A connect cannot be interrupted; it has its own timeout.
     grace_ns = assignment.plan.target.connect_timeout_s.ns + _CUT_GRACE_NS
-    second = (span.begin_ns - span.t0_ns) // NS_PER_S
     look_ns = 0
     fenced = False
     while (run.is_alive or run.is_listening) and not run.crash:

@@ -41,7 +41,6 @@ from common.machine import open_files, open_files_limit
 from common.plan.open_files import REMEDY, needed, shortage
 from common.plan.planned_commands import keys_per_hash_tag
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
-from common.plan.timeline import timeline
 from common.protocol.messages import Assignment, TakeOver
 from common.redis_client import ping_target
 
@@ -103,7 +102,8 @@ class WorkerRun:
         connection. run_id: marks this run's pub/sub messages. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
-        self._line = timeline(self._plan.load)
+        self._line = assignment.timeline
+        self._first_leg = assignment.first_leg
         self._cancellation = Cancellation()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = CommandMix(self._plan.workload, self._plan.seed, per_hash_tag)
@@ -166,7 +166,7 @@ class WorkerRun:
         """Start all workers; each waits for `t0_ns`. Call it once, after `open`. takeover: another agent had these
         pools before; they continue from there."""
         end_ns = self._line.end_ns
-        from_ns = takeover.from_ns if takeover else 0
+        from_ns = max(self._line.legs[0].begin_ns, takeover.from_ns if takeover else 0)
         span = Span(t0_ns, NEVER_NS if end_ns is None else t0_ns + end_ns, from_ns=from_ns)
         quotas = self._quotas(takeover)
         groups = [
@@ -190,7 +190,16 @@ class WorkerRun:
                 runner.start([self._job(worker, pool, span, measures, quotas[worker.number]) for worker, pool in each])
         loops = [record for runner in self._runners for record in runner.loops]
         usage = ProcessUsage(loops, t0_ns, self._line, from_ns=from_ns)
-        return span, Collector(groups, self._mix.names, self._outcomes, t0_ns, self._line, usage, from_ns=from_ns)
+        return span, Collector(
+            groups,
+            self._mix.names,
+            self._outcomes,
+            t0_ns,
+            self._line,
+            usage,
+            from_ns=from_ns,
+            first_leg=self._first_leg,
+        )
 
     def _quotas(self, takeover: TakeOver | None) -> dict[int, int | None]:
         """How many operations each worker may issue, by worker number."""
@@ -233,7 +242,8 @@ class WorkerRun:
         load, seed, thread, threads = self._plan.load, self._plan.seed, worker.number, self._threads_total
         from_ns = span.begin_ns - span.t0_ns
         if self._line.has_one_leg and not load.stages:
-            schedule = schedule_of(load, seed, thread, threads, span.t0_ns, from_ns)
+            start_ns = self._line.legs[0].begin_ns
+            schedule = schedule_of(load, seed, thread, threads, span.t0_ns + start_ns, from_ns - start_ns)
             return Pacer(span, batch=batch, quota=quota, schedule=schedule)
         return StagedPacer(
             span,

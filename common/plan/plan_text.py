@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from common.plan.schema import Plan, Sentinel
+from common.plan.scenarios import map_targets
+from common.plan.schema import Plan, Sentinel, Target
 from common.redaction import REDACTED
 from common.serde import to_builtins
 from common.units import Bytes, PerSecond, Seconds
@@ -18,11 +19,8 @@ _UNSET: tuple[Any, ...] = (None, (), {}, Sentinel())
 
 
 def redacted(plan: Plan) -> Plan:
-    """The plan with `***` for each of its passwords, so that it may be shown and stored."""
-    target = plan.target
-    sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
-    hidden = msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
-    return msgspec.structs.replace(plan, target=hidden)
+    """The plan as it may be shown and stored: `***` for each of its passwords."""
+    return map_targets(plan, lambda _, target: _without_passwords(target))
 
 
 def plan_hash(plan: Plan) -> str:
@@ -32,16 +30,28 @@ def plan_hash(plan: Plan) -> str:
 
 
 def plan_yaml(plan: Plan) -> str:
-    """The whole plan as a plan file: redacted, with units. Loading it gives the same plan."""
-    shown = redacted(plan)
-    if shown.target.password_env is not None or shown.target.password_file is not None:
-        # Loading finds the password by the name of the variable or file. Two sources would be an error.
-        shown = msgspec.structs.replace(shown, target=msgspec.structs.replace(shown.target, password=None))
-    if shown.target.embedded is not None:
-        # The URL belongs to a server that ends with the run.
-        shown = msgspec.structs.replace(shown, target=msgspec.structs.replace(shown.target, url=""))
-    # Without allow_unicode, which would not escape U+0085: YAML reads it as the end of a line.
-    return yaml.safe_dump(_as_people_write(shown), sort_keys=False, width=120)
+    """The whole plan as a plan file: redacted, with quantities as people write them. Loading it gives the same plan."""
+    shown = _as_people_write(map_targets(redacted(plan), lambda _, target: _as_in_a_file(target)))
+    if plan.scenarios:
+        # Every scenario is complete; these would only have the defaults.
+        shown = {key: value for key, value in shown.items() if key not in ("pools", "workload", "load")}
+    # Not allow_unicode: it would write U+0085 as it is, which YAML reads as the end of a line.
+    return yaml.safe_dump(shown, sort_keys=False, width=120)
+
+
+def _without_passwords(target: Target) -> Target:
+    sentinel = msgspec.structs.replace(target.sentinel, password=_hidden(target.sentinel.password))
+    return msgspec.structs.replace(target, password=_hidden(target.password), sentinel=sentinel)
+
+
+def _as_in_a_file(target: Target) -> Target:
+    if target.password_env is not None or target.password_file is not None:
+        # The name of the variable or file is enough to find the password again, and two sources would be an error.
+        target = msgspec.structs.replace(target, password=None)
+    if target.embedded is not None:
+        # The URL is that of a server which ends with the run.
+        target = msgspec.structs.replace(target, url="")
+    return target
 
 
 def _hidden(password: str | None) -> str | None:
@@ -56,6 +66,8 @@ def _as_people_write(value: Any) -> Any:
             for field in msgspec.structs.fields(value)
             if getattr(value, field.name) not in _UNSET or field.default not in (*_UNSET, msgspec.NODEFAULT)
         }
+    if isinstance(value, dict) and any(isinstance(item, msgspec.Struct) for item in value.values()):
+        return {key: _as_people_write(item) for key, item in value.items()}
     if isinstance(value, tuple):
         return [_as_people_write(item) for item in value]
     if isinstance(value, Seconds | PerSecond | Bytes):

@@ -131,6 +131,8 @@ def _fields(struct: inspect.StructType, parent: KeyPath) -> Iterator[PlanField]:
             is_required=each.required,
             settings=settings,
         )
+        if declaration.repeats_top:
+            continue
         inner = value_type(kind.item_type) if isinstance(kind, inspect.VarTupleType) else kind
         if isinstance(inner, inspect.StructType):
             yield from _fields(inner, path if inner is kind else (*path, EVERY))

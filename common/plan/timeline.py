@@ -1,4 +1,4 @@
-"""The timeline of a load: its legs, one after the other from the common start.
+"""The timeline of a load: its legs, one after the other, from the start of its scenario.
 
 The legs are the warmup, if there is one, and then either one leg named "measure" or the stages in order. The warmup is
 not measured: no figure of the report includes it. A stage without a name gets the name "stage 1", by its number.
@@ -134,7 +134,9 @@ class Timeline:
         return max(0, bisect_right(self.begins_ns, offset_ns) - 1)
 
     def in_second(self, second: int) -> range:
-        """The indexes of all legs that overlap a second of the run."""
+        """The indexes of all legs that overlap a second of the run; none before the first leg begins."""
+        if (second + 1) * NS_PER_S <= self.legs[0].begin_ns:
+            return range(0)
         return range(self.at(second * NS_PER_S), self.at((second + 1) * NS_PER_S - 1) + 1)
 
     def lengths_ns(self, ran_ns: int) -> tuple[int, ...]:
@@ -143,15 +145,15 @@ class Timeline:
         return tuple(max(0, end_ns - begin_ns) for begin_ns, end_ns in zip(self.begins_ns, ends_ns, strict=True))
 
 
-def timeline(load: Load) -> Timeline:
-    """The timeline of a load that `check_plan` accepts."""
+def timeline(load: Load, start_ns: int = 0) -> Timeline:
+    """The timeline of a load that `check_plan` accepts. start_ns: when the load starts, after the common start."""
     legs: list[Leg] = []
 
     def add(
         name: str, length_ns: int | None, rates_per_s: tuple[float | None, float | None], measured: bool = True
     ) -> None:
         before = legs[-1] if legs else None
-        begin_ns = 0 if before is None else before.end_ns
+        begin_ns = start_ns if before is None else before.end_ns
         assert begin_ns is not None
         due_before = Fraction(0) if before is None else before.due_before + before.due(begin_ns)
         end_ns = None if length_ns is None else begin_ns + length_ns

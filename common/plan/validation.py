@@ -111,8 +111,9 @@ def expected(field_type: inspect.Type) -> str:
             return "text" if pattern is None else 'a name of letters, digits, "_", "." and "-"'
         case inspect.StructType(fields=fields):
             return f"a mapping with keys such as {', '.join(field.encode_name for field in fields[:3])}"
-        case inspect.DictType():
-            return "a mapping of text to text"
+        case inspect.DictType(value_type=value):
+            is_section = isinstance(value_type(value), inspect.StructType)
+            return "a mapping of names to mappings" if is_section else "a mapping of text to text"
         case inspect.CustomType(cls=quantity):
             return _FORMS[quantity]
         case _:
@@ -144,7 +145,7 @@ def _fault(raw: Any, field_type: inspect.Type, path: KeyPath) -> Fault | None:
 def _struct_fault(raw: Any, field_type: inspect.StructType, path: KeyPath) -> Fault | None:
     if not isinstance(raw, dict):
         # Text in place of a target may be a password, or `password: secret` with the colon missing.
-        may_be_secret = path[:1] in ((), ("target",))
+        may_be_secret = path[:1] in ((), ("target",), ("targets",))
         return Fault(path, f"expected {expected(field_type)}, got {_kind_text(raw) if may_be_secret else show(raw)}")
     fields = {field.encode_name: field for field in field_type.fields}
     for key, value in raw.items():
@@ -181,8 +182,8 @@ def _mapping_fault(raw: Any, field_type: inspect.DictType, path: KeyPath) -> Fau
     for key, value in raw.items():
         if (problem := _value_problem(key, value_type(field_type.key_type))) is not None:
             return Fault(path, problem)
-        if (problem := _value_problem(value, value_type(field_type.value_type))) is not None:
-            return Fault((*path, key), problem)
+        if (fault := _fault(value, field_type.value_type, (*path, key))) is not None:
+            return fault
     return None
 
 

@@ -29,10 +29,13 @@ import msgspec
 from msgspec import Meta
 
 from common.metrics.intervals import IntervalMetrics, Tally
+from common.plan.scenarios import MAX_SCENARIOS
 from common.plan.schema import Plan
+from common.plan.timeline import Timeline
+from common.plan.timeline import timeline as timeline_of
 
-PROTOCOL_MIN = 5
-PROTOCOL_MAX = 5
+PROTOCOL_MIN = 6
+PROTOCOL_MAX = 6
 
 LONGEST_SECRET = 128
 
@@ -117,27 +120,40 @@ class Preloaded(msgspec.Struct, frozen=True, kw_only=True):
 class PoolShare(msgspec.Struct, frozen=True):
     """One client instance pool of the fleet, assigned to one agent.
 
-    group: index into `plan.pools`. number: 0-based among all pools of the run. first_thread: 0-based number, among
-    all worker threads of the run, of the pool's first thread; its threads are consecutive.
+    group: index into the `pools` of its scenario. number: 0-based among all pools of the run. first_thread: 0-based
+    number, among all worker threads of the scenario, of the pool's first thread; its threads are consecutive. scenario:
+    0-based number in the plan.
     """
 
     group: Tally
     number: Tally
     first_thread: Tally
+    scenario: Tally = 0
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent's share of the plan, with everything that the agent needs to finish the run without the coordinator.
+    """One agent's share of one scenario, with everything that the agent needs to finish it alone.
 
-    threads_total: worker threads of the whole fleet; rate and request count are divided by it. preloads: whether the
-    agent writes its part of the preload. The plan contains the target's password, so an assignment is never logged, and
-    is sent encrypted.
+    plan: of this scenario alone. threads_total: worker threads of the scenario in the whole fleet, by which rate and
+    request count are divided. preloads: whether the agent has to write its part of the preload. scenario: its name.
+    scenarios: how many the plan has. start_ns: when the scenario starts, after the common start. first_leg: the number
+    of its first leg among those of all scenarios. The plan has the target's password, so an assignment is never logged
+    and is sent encrypted.
     """
 
     plan: Plan
     pools: tuple[PoolShare, ...]
     threads_total: Tally
     preloads: bool = True
+    scenario: str = "main"
+    scenarios: Tally = 1
+    start_ns: Tally = 0
+    first_leg: Tally = 0
+
+    @property
+    def timeline(self) -> Timeline:
+        """The timeline of its scenario; times count from the common start."""
+        return timeline_of(self.plan.load, self.start_ns)
 
     @property
     def threads(self) -> list[int]:
@@ -222,9 +238,9 @@ class StandBy(Message, frozen=True, kw_only=True):
 
 class Prepare(Message, frozen=True, kw_only=True):
     """Write the preload if the plan has one, build pools, prewarm connections if the plan asks for it, and report
-    `Prepared`."""
+    `Prepared`. assignments: one for each scenario of which the agent has a share, at least one."""
 
-    assignment: Assignment
+    assignments: Annotated[tuple[Assignment, ...], Meta(min_length=1, max_length=MAX_SCENARIOS)]
     plan_hash: str
 
 
@@ -335,13 +351,27 @@ class FrameAck(Message, frozen=True, kw_only=True):
     next_seq: Tally
 
 
+class ScenarioFinal(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of one scenario in `Final`, where the fields are explained. scenario: its number in the plan."""
+
+    scenario: Tally
+    issued: Tally = 0
+    counted: Tally = 0
+    transactions: Tally = 0
+    start_skew_ns: Stamp = 0
+    ran_ns: Tally = 0
+    drained: bool
+    processes_lost: Tally = 0
+
+
 class Final(Message, frozen=True, kw_only=True):
     """The agent's share is over, and the agent has sent all its frames. These are the totals of its workers.
 
     next_seq: number of frames. issued: operations begun, as counted where they are issued. counted: operations in the
     frames. start_skew_ns: delay of the first operation after its intended time, in a closed loop after the start
-    instant. ran_ns: from the start instant to the end of the load, which is the planned end, an earlier stop, or the
-    end of the last requested operation. drained: whether every worker thread ended by itself.
+    instant. ran_ns: from the start instant to the end of the load: as planned, as cut short, or when the last requested
+    operation ended. drained: whether every worker thread ended by itself. scenarios: the same for each scenario of
+    several; empty for a plan with one.
     """
 
     next_seq: Tally
@@ -353,6 +383,7 @@ class Final(Message, frozen=True, kw_only=True):
     drained: bool
     processes_lost: Tally
     reason: str
+    scenarios: Annotated[tuple[ScenarioFinal, ...], Meta(max_length=MAX_SCENARIOS)] = ()
 
 
 class FinalAck(Message, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from common.plan.planned_commands import keys_of
 from common.plan.schema import CleanUp, Plan
 from common.protocol.messages import Preloaded
 from common.units import NS_PER_S, counted
-from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate, scenarios_by_target
 from coordinator.journal.records import Reading
 
 
@@ -81,12 +81,12 @@ def _setup_calls(plan: Plan, text: str) -> int:
     return len(plan.workload.keys.numbers) if find_command(text).count(Placeholder.KEY) else 1
 
 
-def expected_keys(plan: Plan) -> int | None:
-    """Return how many different keys the preload writes; entries may share keys. None if the plan does not determine
-    it: a command's first argument must be its key and contain no other placeholder."""
+def expected_keys(*plans: Plan) -> int | None:
+    """Return how many different keys the preload of these plans writes to one target; entries may share keys. None if
+    the plans do not determine it: a command's first argument must be its key and contain no other placeholder."""
     spans: dict[tuple[bytes, bytes], list[tuple[int, int]]] = {}
-    for entry in plan.workload.preload:
-        keys = keys_of(plan.workload, entry)
+    for workload, entry in ((plan.workload, entry) for plan in plans for entry in plan.workload.preload):
+        keys = keys_of(workload, entry)
         around = _around_key(find_command(entry.command))
         if around is None:
             return None
@@ -124,9 +124,8 @@ def preload_of(run: Aggregate) -> PreloadSummary | None:
     done = Preloaded.merge(agent.facts.preloaded for agent in run.agents.values())
     if run.opened is None or done is None:
         return None
-    expected = expected_keys(run.opened.plan)
-    reading = run.readings.get(Reading.BEFORE)
-    before, after = run.opened.target.keys, reading.keys if reading else None
+    known = [_known_keys(scenarios) for scenarios in scenarios_by_target(run).values()]
+    expected, before, after = (_sum_of_known(counts) for counts in zip(*known, strict=True))
     seconds = done.took_ns / NS_PER_S
     return PreloadSummary(
         keys=done.keys,
@@ -138,6 +137,18 @@ def preload_of(run: Aggregate) -> PreloadSummary | None:
         dbsize_after=after,
         ok=None if before is None or after is None or expected is None else _is_ok(before, after, expected),
     )
+
+
+def _known_keys(scenarios: Sequence[Aggregate]) -> tuple[int | None, int | None, int | None]:
+    """(keys that the preload of these scenarios writes, keys of their target before it, keys after it)."""
+    opened = [each.opened for each in scenarios if each.opened is not None]
+    reading = scenarios[0].readings.get(Reading.BEFORE)
+    return expected_keys(*(each.plan for each in opened)), opened[0].target.keys, reading.keys if reading else None
+
+
+def _sum_of_known(counts: Sequence[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _is_ok(before: int, after: int, expected: int) -> bool:

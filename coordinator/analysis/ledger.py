@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -44,7 +44,7 @@ import msgspec
 from common.commands import Template
 from common.metrics.intervals import merge_counts
 from common.plan.planned_commands import plan_templates
-from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate, scenarios_by_target
 from coordinator.analysis.totals.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.journal.records import CountersRead, NodeCounters, Reading
@@ -69,21 +69,58 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     uncarried: int = 0
 
 
-def audit(aggregate: Aggregate) -> Ledger:
-    """Compare the counts of everything known so far."""
-    agents = aggregate.agents.values()
+def audit(run: Aggregate) -> Ledger:
+    """Compare the counts of everything known so far. With several scenarios, the sum over targets: a target's counters
+    do not distinguish scenarios."""
+    ledgers = list(target_ledgers(run).values())
+    if len(ledgers) == 1:
+        return ledgers[0]
+    notes = dict.fromkeys(ledger.note for ledger in ledgers if ledger.note)
+    calls = [ledger.server_calls for ledger in ledgers if ledger.server_calls is not None]
+    return Ledger(
+        issued=sum(ledger.issued for ledger in ledgers),
+        counted=sum(ledger.counted for ledger in ledgers),
+        server_calls=sum(calls) if len(calls) == len(ledgers) else None,
+        unaccounted=sum(ledger.unaccounted for ledger in ledgers),
+        definite=sum(ledger.definite for ledger in ledgers),
+        uncertain=sum(ledger.uncertain for ledger in ledgers),
+        transactions=sum(ledger.transactions for ledger in ledgers),
+        note="; ".join(notes) or None,
+        uncarried=sum(ledger.uncarried for ledger in ledgers),
+    )
+
+
+def target_ledgers(run: Aggregate) -> dict[str, Ledger]:
+    """The audit of each target, by name; "" for the plan's own."""
+    return {target: _audit(scenarios) for target, scenarios in scenarios_by_target(run).items()}
+
+
+def scenario_ledger(run: Aggregate, scenario: Aggregate) -> Ledger:
+    """The audit of one scenario of a run. The target's calls are only known for a scenario that is alone on it."""
+    others = next((each for each in scenarios_by_target(run).values() if scenario in each), [scenario])
+    if len(others) == 1:
+        return _audit(others)
+    names = ", ".join(each.name for each in others)
+    return _audit([scenario], why_not=f"the target's counters are those of {names} together")
+
+
+def _audit(scenarios: Sequence[Aggregate], why_not: str = "") -> Ledger:
+    """The audit of scenarios with the same target. why_not: why the server's counts cannot be compared; "" if they
+    can."""
+    agents = [agent for each in scenarios for agent in each.agents.values()]
     issued = sum(_reported(agent, "issued") for agent in agents)
     counted = sum(agent.counted for agent in agents)
     transactions = sum(_reported(agent, "transactions") for agent in agents)
-    definite, failures = _replies(aggregate)
-    retried = _retried(aggregate)
-    gained, note = _calls_gained(aggregate.readings)
+    replies = [_replies(each) for each in scenarios]
+    definite, failures = sum(replied for replied, _ in replies), sum(failed for _, failed in replies)
+    retried = sum(map(_retried, scenarios))
+    gained, note = (None, why_not) if why_not else _calls_gained(scenarios[0].readings)
     server_calls = None
     surpluses, shortfalls = [issued - counted], [counted - issued]
     if gained is not None:
-        rows = _plan_rows(aggregate, gained)
+        rows = set[str]().union(*(_plan_rows(each, gained) for each in scenarios))
         server_calls = sum(_calls_of(row, gained) for row in rows)
-        shared = _sentinel_commands(aggregate) | _script_commands(aggregate)
+        shared = set[str]().union(*(_sentinel_commands(each) | _script_commands(each) for each in scenarios))
         others = sum(_calls_of(row, gained) for row in rows if row.partition("|")[0] in shared)
         expected = [(server_calls, definite, definite + failures + retried + others)]
         for name in ("multi", "exec") if transactions else ():
@@ -99,7 +136,7 @@ def audit(aggregate: Aggregate) -> Ledger:
         uncertain=failures + retried,
         transactions=transactions,
         note=note,
-        uncarried=sum(share.operations.total() for share in unassigned_shares(aggregate)),
+        uncarried=sum(share.operations.total() for each in scenarios for share in unassigned_shares(each)),
     )
 
 

@@ -100,7 +100,7 @@ class ShownSeconds:
     def mean_ops_per_s(self) -> float:
         """Successful operations in all complete rows without the warmup, per second of the load."""
         complete, legs = self.complete, self._run.timeline.legs
-        first = ceil(next((leg.begin_ns for leg in legs if leg.measured), 0) / NS_PER_S)
+        first = ceil(min((leg.begin_ns for leg in legs if leg.measured), default=0) / NS_PER_S)
         if not complete or complete[-1] < first:
             return 0.0
         until = min(complete[-1], self._last)
@@ -110,13 +110,13 @@ class ShownSeconds:
 
     def row(self, number: int) -> ShownSecond:
         """Return the row that begins with this second, one of `numbers`."""
-        timeline, is_last, drains = self._run.timeline, number == self._last, number > self._last
+        is_last, drains = number == self._last, number > self._last
         folded = range(number, self._added_through + 1 if is_last else number + 1)
         found = [second for each in folded if (second := self._run.seconds.get(each)) is not None]
         length_s = self._end_s - number if is_last and self._end_s is not None else 1.0
         begin_ns = number * NS_PER_S
         end_ns = begin_ns + round(length_s * NS_PER_S)
-        legs = timeline.legs[timeline.at(begin_ns) : timeline.at(end_ns - 1) + 1]
+        legs = self._legs(begin_ns, end_ns)
         due = float(sum(leg.due(end_ns) - leg.due(begin_ns) for leg in legs))
         return ShownSecond(
             number=number,
@@ -124,13 +124,26 @@ class ShownSeconds:
             second=found[0] if len(found) == 1 else _as_one(found),
             leg=legs[0],
             wanted_per_s=due / length_s if all(leg.is_open for leg in legs) and not drains else None,
-            backlog=None if self._backlog is None else self._backlog.at(folded[-1], self._load_until_ns(end_ns)),
+            backlog=self._backlog_at(folded[-1], self._load_until_ns(end_ns)),
             drains=drains,
         )
 
+    def _legs(self, begin_ns: int, end_ns: int) -> list[Leg]:
+        """The legs of all scenarios in this span; outside the load, the nearest leg of the first one."""
+        found: list[Leg] = []
+        for run in self._run.scenarios:
+            line = run.timeline
+            if line.legs[0].begin_ns < end_ns and (line.end_ns is None or begin_ns < line.end_ns):
+                found += line.legs[line.at(begin_ns) : line.at(end_ns - 1) + 1]
+        first = self._run.scenarios[0].timeline
+        return found or [first.legs[first.at(begin_ns)]]
+
     @cached_property
-    def _backlog(self) -> Backlog | None:
-        return Backlog(self._run) if any(leg.is_open for leg in self._run.timeline.legs) else None
+    def _backlogs(self) -> list[Backlog]:
+        return [Backlog(run) for run in self._run.scenarios if any(leg.is_open for leg in run.timeline.legs)]
+
+    def _backlog_at(self, second: int, until_ns: int) -> int | None:
+        return sum(backlog.at(second, until_ns) for backlog in self._backlogs) if self._backlogs else None
 
     def _load_until_ns(self, end_ns: int) -> int:
         return end_ns if self._end_s is None else min(end_ns, round(self._end_s * NS_PER_S))
@@ -173,8 +186,8 @@ def _load_end_s(run: Aggregate, has_ended: bool, stopped_s: float | None) -> flo
         end_s = max(final.ran_ns for final in finals) / NS_PER_S
     elif stopped_s is not None:
         end_s = stopped_s
-    elif run.timeline.end_ns is not None:
-        end_s = run.timeline.end_ns / NS_PER_S
+    elif run.end_ns is not None:
+        end_s = run.end_ns / NS_PER_S
     else:
         return None
     end_s = float(round(end_s)) if abs(end_s - round(end_s)) < _WHOLE else end_s

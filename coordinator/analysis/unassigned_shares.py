@@ -82,6 +82,10 @@ def share_owners(run: Aggregate, agent_id: str) -> list[AgentTally]:
 def remaining_requests(run: Aggregate, agent_id: str) -> tuple[PoolRemainder, ...] | None:
     """Return how many requests each pool of a share still has to send; None for a plan without a number of requests.
     Reports are by pool group, so the rest of a group is divided evenly among its pools."""
+    if run.parts:
+        each = [remaining_requests(part, agent_id) for part in run.parts]
+        known = [pools for pools in each if pools is not None]
+        return tuple(pool for pools in known for pool in pools) if known else None
     if run.opened is None or run.opened.plan.load.requests is None:
         return None
     plan, requests, total = run.opened.plan, run.opened.plan.load.requests, run.opened.threads_total
@@ -141,9 +145,9 @@ def _load_end_ns(run: Aggregate) -> int:
     with the last one, but operations were due until the planned end. While a run goes on, its end so far counts."""
     assert run.started is not None
     ends_ns = []
-    if run.timeline.end_ns is not None:
-        ends_ns.append(run.timeline.end_ns)
-    if run.timeline.end_ns is None or run.closed is None:
+    if run.end_ns is not None:
+        ends_ns.append(run.end_ns)
+    if run.end_ns is None or run.closed is None:
         ends_ns.append(round(run.duration_s * NS_PER_S))
     if (stop := run.load_stop) is not None:
         ends_ns.append(max(0, stop.at_ns - run.started.t0_ns))

@@ -14,7 +14,7 @@ coordinator was killed, its machine went down, or its disk was full: the journal
 
 from __future__ import annotations
 
-from common.plan.schema import CleanUp
+from common.plan.scenarios import cleans_up
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.journal.records import Reading
 
@@ -45,7 +45,7 @@ def _where(run: Aggregate) -> str:
         return f"during the load ({so_far}){stop}"
     if Reading.AFTER not in run.readings:
         return "after the load, before the server's counters were read again"
-    wants_clean_up = run.opened is not None and run.opened.plan.workload.clean_up is not CleanUp.NONE
+    wants_clean_up = run.opened is not None and cleans_up(run.opened.plan)
     if wants_clean_up and run.cleaned is None:
         return "after the load, while the plan's keys were deleted: some may be left"
     return "after the load, before its end was recorded"

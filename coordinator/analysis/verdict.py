@@ -10,7 +10,7 @@ Problems of the server (errors, slow replies) are results, not reasons for distr
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -19,10 +19,10 @@ from common.plan.schema import Arrivals
 from common.units import counted
 from coordinator.analysis.generator import BUSY_SHARE, generator_limits
 from coordinator.analysis.key_space import preload_mismatch
-from coordinator.analysis.ledger import Ledger
+from coordinator.analysis.ledger import Ledger, scenario_ledger, target_ledgers
 from coordinator.analysis.leg_results import StageResult, stage_results
 from coordinator.analysis.missing_connections import missing_connections
-from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate, scenarios_by_target
 from coordinator.analysis.totals.tallies import AgentTally
 from coordinator.analysis.unassigned_shares import unassigned_clause, unassigned_sentence, unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
@@ -79,13 +79,46 @@ Rule = Callable[[Evidence], Iterator[str]]
 
 
 def judge(run: Aggregate, ledger: Ledger) -> Verdict:
-    """Apply every rule to a run."""
-    evidence = Evidence(run, ledger, stage_results(run, ledger))
-    findings = [(level, reason) for level, rule in RULES for reason in rule(evidence)]
+    """Apply every rule to a run; with several scenarios, to each of them."""
+    if run.parts:
+        findings = _findings_of_scenarios(run)
+    else:
+        evidence = Evidence(run, ledger, stage_results(run, ledger))
+        findings = [(level, reason) for level, rule in RULES for reason in rule(evidence)]
     worst = Level.TRUSTED
     for level in (Level.SUSPECT, Level.INVALID):
         worst = level if any(found is level for found, _ in findings) else worst
     return Verdict(level=worst, reasons=tuple(reason for _, reason in findings))
+
+
+def _findings_of_scenarios(run: Aggregate) -> list[tuple[Level, str]]:
+    """Reasons begin with the name of their scenario, except those that all scenarios have. What a server counted for
+    several scenarios is judged for these together."""
+    evidence: dict[str, Evidence] = {}
+    of_servers: list[Evidence] = []
+    for target, scenarios in scenarios_by_target(run).items():
+        is_shared = len(scenarios) > 1
+        for part in scenarios:
+            ledger = scenario_ledger(run, part)
+            known = msgspec.structs.replace(ledger, note=None) if is_shared else ledger
+            evidence[part.name] = Evidence(part, known, stage_results(part, ledger))
+        if is_shared:
+            stages = tuple(stage for part in scenarios for stage in evidence[part.name].stages)
+            of_servers.append(Evidence(scenarios[0], target_ledgers(run)[target], stages))
+    findings: list[tuple[Level, str]] = []
+    for level, rule in RULES:
+        reasons = {name: tuple(rule(each)) for name, each in evidence.items()}
+        common = _in_all(list(reasons.values()))
+        named = [f"{name}: {each}" for name, found in reasons.items() for each in found if each not in common]
+        of_server = [reason for each in of_servers if rule in _SERVER_RULES for reason in rule(each)]
+        findings += [(level, reason) for reason in (*common, *named, *of_server)]
+    findings += [(Level.SUSPECT, reason) for reason in preload_mismatch(run)]
+    return findings
+
+
+def _in_all(reasons: Sequence[tuple[str, ...]]) -> list[str]:
+    """The reasons that several scenarios all have, in order."""
+    return [each for each in reasons[0] if all(each in others for others in reasons)] if len(reasons) > 1 else []
 
 
 def _nothing_done(evidence: Evidence) -> Iterator[str]:
@@ -320,3 +353,6 @@ RULES: tuple[tuple[Level, Rule], ...] = (
     (Level.SUSPECT, _unsent),
 )
 """The worst first."""
+
+_SERVER_RULES = frozenset({_server_did_less, _unaccounted, _server_not_read})
+"""Rules that compare with the server's counts, which are those of all scenarios on it."""

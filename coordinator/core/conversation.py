@@ -7,6 +7,8 @@ the next frame, which repairs lost acknowledgements and gaps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from common.errors import FleetError, TargetError
@@ -41,6 +43,7 @@ from common.protocol.messages import (
 )
 from common.units import NS_PER_S, clipped, counted
 from coordinator.core.actions import Action, FromAgent, Introduce, Note, Send, Write
+from coordinator.core.dealt_plan import pools_of
 from coordinator.core.member import OFFERS, Member, MemberState
 from coordinator.core.registry import LONGEST_HOST, LONGEST_NAME
 from coordinator.core.run_state import RunState
@@ -57,12 +60,12 @@ RESTS = (AgentState.DONE, AgentState.IDLE)
 
 
 class Conversation:
-    """Answers the agents of one run. Shares the state with `coordinator.core.run`."""
+    """Answers the agents of one run. DealtPlan the state with `coordinator.core.run`."""
 
     def __init__(self, state: RunState) -> None:
         self._state, self._registry = state, state.registry
         self._dismissed: set[str] = set()
-        self._limits: dict[str, tuple[tuple[PoolShare, ...], FrameLimits]] = {}
+        self._limits: dict[str, tuple[Sequence[Assignment] | Sequence[PoolShare], FrameLimits]] = {}
 
     def received(self, routing_id: bytes, envelope: Envelope, now_ns: int) -> list[Action]:
         """Handle a message, and return the answers."""
@@ -278,10 +281,11 @@ class Conversation:
 
     def _limits_of(self, member: Member) -> FrameLimits:
         is_dealt = self._state.dealt_plan is not None and member.takeover is None
-        pools = self._share_of(member).pools if is_dealt else member.dealt
+        share: Sequence[Assignment] | Sequence[PoolShare] = self._share_of(member) if is_dealt else member.dealt
         known = self._limits.get(member.incarnation)
-        if known is None or known[0] is not pools:
-            known = self._limits[member.incarnation] = pools, FrameLimits.from_plan(self._state.setup.plan, pools)
+        if known is None or known[0] is not share:
+            pools = pools_of(self._share_of(member)) if is_dealt else member.dealt
+            known = self._limits[member.incarnation] = share, FrameLimits.from_plan(self._state.setup.plan, pools)
         return known[1]
 
     def _elapsed_ns(self, now_ns: int) -> int | None:
@@ -356,11 +360,11 @@ class Conversation:
     # -- orders
 
     def prepare_order(self, member: Member) -> Prepare:
-        """The order to prepare the agent's share, or the share that it is offered."""
-        assignment = member.offered or self._share_of(member)
-        return Prepare(assignment=assignment, plan_hash=self._state.setup.plan_hash)
+        """The agent's share, or the one that it is offered."""
+        assignments = member.offered or self._share_of(member)
+        return Prepare(assignments=assignments, plan_hash=self._state.setup.plan_hash)
 
-    def _share_of(self, member: Member) -> Assignment:
+    def _share_of(self, member: Member) -> tuple[Assignment, ...]:
         assert self._state.dealt_plan is not None
         return self._state.dealt_plan.assignments[member.agent_id]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from common.errors import FleetError
+from common.plan.scenarios import scenario_plans
 from common.plan.schema import Plan, Pools
 from common.protocol.messages import MAX_MESSAGE_BYTES, Assignment, PoolShare
 from common.serde import to_builtins
@@ -32,55 +33,112 @@ class AgentCapacity:
 
 @dataclass(frozen=True, slots=True)
 class DealtPlan:
-    """A plan with the assignment of each agent. plan: its numbers are fleet-wide, also if the user's plan was
-    `per_agent`. assignments: by agent id, in the agents' order; one may have no pool."""
+    """The share of each agent. plan: its numbers are the fleet's, also if the plan was given per agent. assignments: by
+    agent id, in the order of the agents; one for each scenario of which the agent has pools. An agent without any pool
+    has one empty assignment. threads, connection_ceilings: of each scenario."""
 
     plan: Plan
-    assignments: dict[str, Assignment]
+    assignments: dict[str, tuple[Assignment, ...]]
     pools_total: int
-    threads_total: int
-    connection_ceiling: int
+    threads: tuple[int, ...]
+    connection_ceilings: tuple[int, ...]
+
+    @property
+    def threads_total(self) -> int:
+        """Worker threads of all scenarios."""
+        return sum(self.threads)
+
+    @property
+    def connection_ceiling(self) -> int:
+        """The most TCP connections of all scenarios together; to each node of a cluster."""
+        return sum(self.connection_ceilings)
+
+    def pools_of(self, agent_id: str) -> tuple[PoolShare, ...]:
+        """The pools of an agent, in all scenarios."""
+        return pools_of(self.assignments[agent_id])
+
+
+def pools_of(assignments: Sequence[Assignment]) -> tuple[PoolShare, ...]:
+    """The pools of several assignments."""
+    return tuple(share for assignment in assignments for share in assignment.pools)
 
 
 def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> DealtPlan:
-    """Each agent's share. Pools are numbered, and so are threads, through the groups and in each through the agents.
+    """Each agent's share. Pools are numbered through all scenarios, threads within each scenario; both first through
+    the groups and then through the agents.
 
     Raises FleetError without agents.
     """
     if not agents:
         raise FleetError("expected at least one agent to deal the plan to, got none")
-    counts = _deal(plan, agents)
-    fleet = _fleet_wide(plan, len(agents), [sum(group) for group in counts])
+    loads = [0] * len(agents)
     dealt: list[list[PoolShare]] = [[] for _ in agents]
-    for agent, share in _numbered(fleet, counts):
-        dealt[agent].append(share)
-    threads_total = sum(sum(group) * pools.workers_per_pool for group, pools in zip(counts, fleet.pools, strict=True))
-    assignments = {
-        agent.agent_id: Assignment(plan=fleet, pools=tuple(pools), threads_total=threads_total)
-        for agent, pools in zip(agents, dealt, strict=True)
-    }
-    processes = sum(agent.processes for agent in agents)
-    return DealtPlan(fleet, assignments, sum(map(sum, counts)), threads_total, connection_ceiling(fleet, processes))
+    fleet_wide: list[Plan] = []
+    threads: list[int] = []
+    number = 0
+    for scenario in scenario_plans(plan):
+        counts = _deal(scenario.plan, agents, loads)
+        part = _fleet_wide(scenario.plan, len(agents), [sum(group) for group in counts])
+        for agent, share in _numbered(part, counts, number, scenario.number):
+            dealt[agent].append(share)
+        number += sum(map(sum, counts))
+        threads.append(
+            sum(sum(group) * pools.workers_per_pool for group, pools in zip(counts, part.pools, strict=True))
+        )
+        fleet_wide.append(part)
+    whole = _joined(plan, fleet_wide)
+    return DealtPlan(
+        plan=whole,
+        assignments={
+            agent.agent_id: assignments_of(whole, pools, threads) for agent, pools in zip(agents, dealt, strict=True)
+        },
+        pools_total=number,
+        threads=tuple(threads),
+        connection_ceilings=tuple(map(connection_ceiling, fleet_wide)),
+    )
 
 
-def oversized(dealt: DealtPlan) -> str:
-    """Why an assignment is too large for a message; "" if all fit."""
-    agent_id, largest = max(dealt.assignments.items(), key=lambda item: len(item[1].pools))
-    size = len(msgspec.msgpack.encode(to_builtins(largest))) + _ENVELOPE_BYTES
+def assignments_of(
+    plan: Plan, pools: Sequence[PoolShare], threads: Sequence[int], *, preloads: bool = True
+) -> tuple[Assignment, ...]:
+    """The assignments of an agent with these pools: one for each scenario of which it has pools; an empty one of the
+    first scenario without any pool. plan: with fleet-wide numbers. threads: of each scenario in the whole fleet."""
+    made = []
+    for scenario in scenario_plans(plan):
+        hand = tuple(share for share in pools if share.scenario == scenario.number)
+        if hand or (not pools and scenario.number == 0):
+            made.append(
+                Assignment(
+                    plan=scenario.plan,
+                    pools=hand,
+                    threads_total=threads[scenario.number],
+                    preloads=preloads,
+                    scenario=scenario.name,
+                    scenarios=len(threads),
+                    start_ns=scenario.start_ns,
+                    first_leg=scenario.first_leg,
+                )
+            )
+    return tuple(made)
+
+
+def oversized(shares: DealtPlan) -> str:
+    """Why a share cannot be sent to its agent; "" if all can."""
+    agent_id = max(shares.assignments, key=lambda each: len(shares.pools_of(each)))
+    size = len(msgspec.msgpack.encode(to_builtins(shares.assignments[agent_id]))) + _ENVELOPE_BYTES
     if size <= MAX_MESSAGE_BYTES:
         return ""
     return (
         f"the share of agent {agent_id} takes {size:,} bytes, expected at most {MAX_MESSAGE_BYTES:,}; use fewer than "
-        f"its {counted(len(largest.pools), 'client pool')}, more agents, or shorter scripts"
+        f"its {counted(len(shares.pools_of(agent_id)), 'client pool')}, more agents, or shorter scripts"
     )
 
 
-def connection_ceiling(plan: Plan, processes_total: int) -> int:
-    """The most TCP connections that a plan with fleet-wide numbers can open: the sum over its pool groups of
+def connection_ceiling(plan: Plan) -> int:
+    """The most TCP connections that one scenario with fleet-wide numbers can open: the sum over its pool groups of
     pools x client instances x max connections."""
     return sum(
-        (group.client_pools or processes_total) * group.client_instances_per_pool * group.max_connections
-        for group in plan.pools
+        (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections for group in plan.pools
     )
 
 
@@ -89,10 +147,10 @@ def group_ceiling(group: Pools) -> int:
     return (group.client_pools or 0) * group.client_instances_per_pool * group.max_connections
 
 
-def connections_line(group: Pools) -> str:
-    """The arithmetic of one group: pools x client instances x connections."""
+def connections_line(group: Pools, scenario: str = "") -> str:
+    """The arithmetic of one group: pools x client instances x connections. scenario: "name/" of several."""
     return (
-        f"connections of {group.name}: {counted(group.client_pools or 0, 'client pool')} x "
+        f"connections of {scenario}{group.name}: {counted(group.client_pools or 0, 'client pool')} x "
         f"{counted(group.client_instances_per_pool, 'client instance')} x "
         f"{counted(group.max_connections, 'connection')} = {group_ceiling(group)}"
     )
@@ -107,14 +165,14 @@ def split(count: int, weights: Sequence[int], order: Sequence[int]) -> list[int]
     return parts
 
 
-def _deal(plan: Plan, agents: Sequence[AgentCapacity]) -> list[list[int]]:
-    """How many pools of each group each agent gets: one list a group, one number an agent."""
+def _deal(plan: Plan, agents: Sequence[AgentCapacity], threads: list[int]) -> list[list[int]]:
+    """How many pools of each group each agent gets: one list a group, one number an agent. threads: how many threads
+    each agent has so far; those of these pools are added."""
     processes = [agent.processes for agent in agents]
-    threads = [0] * len(agents)
     counts = []
     for group in plan.pools:
         counts.append(_deal_group(group, plan.fleet.per_agent, processes, threads))
-        threads = [had + count * group.workers_per_pool for had, count in zip(threads, counts[-1], strict=True)]
+        threads[:] = [had + count * group.workers_per_pool for had, count in zip(threads, counts[-1], strict=True)]
     return counts
 
 
@@ -145,16 +203,27 @@ def _fleet_wide(plan: Plan, agents: int, pools: list[int]) -> Plan:
     return msgspec.structs.replace(plan, pools=groups, load=load, fleet=fleet)
 
 
+def _joined(plan: Plan, parts: Sequence[Plan]) -> Plan:
+    """The whole plan with the fleet-wide numbers of its scenarios."""
+    if not plan.scenarios:
+        return parts[0]
+    scenarios = tuple(
+        msgspec.structs.replace(scenario, pools=part.pools, load=part.load)
+        for scenario, part in zip(plan.scenarios, parts, strict=True)
+    )
+    return msgspec.structs.replace(plan, scenarios=scenarios, fleet=parts[0].fleet)
+
+
 def _times(rate_per_s: PerSecond | None, agents: int) -> PerSecond | None:
     return None if rate_per_s is None else PerSecond(rate_per_s * agents)
 
 
-def _numbered(plan: Plan, counts: list[list[int]]) -> Iterator[tuple[int, PoolShare]]:
-    """Yield (position of the agent, pool) for every pool."""
-    number = first_thread = 0
+def _numbered(plan: Plan, counts: list[list[int]], number: int, scenario: int) -> Iterator[tuple[int, PoolShare]]:
+    """Every pool of a scenario as (position of its agent, share). number: of the first pool."""
+    first_thread = 0
     for group, agents in enumerate(counts):
         for agent, count in enumerate(agents):
             for _ in range(count):
-                yield agent, PoolShare(group=group, number=number, first_thread=first_thread)
+                yield agent, PoolShare(group=group, number=number, first_thread=first_thread, scenario=scenario)
                 number += 1
                 first_thread += plan.pools[group].workers_per_pool

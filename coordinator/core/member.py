@@ -231,7 +231,7 @@ class Member:
     at_rest_ns: int | None = None
     returned_ns: int = 0
     order_sent_ns: int = 0
-    offered: Assignment | None = None
+    offered: tuple[Assignment, ...] = ()
     offered_by: str = ""
     unfit_until_ns: int = 0
     takeover: TakeOver | None = None

@@ -279,16 +279,16 @@ class Registry:
             lost.lifecycle.move(MemberTrigger.SHARE_MOVED)
         self.deal(successor, now_ns)
 
-    def offer(self, member: Member, assignment: Assignment, lost: Member, now_ns: int) -> None:
+    def offer(self, member: Member, assignments: tuple[Assignment, ...], lost: Member, now_ns: int) -> None:
         """It is asked to prepare the share of a lost agent."""
         member.lifecycle.move(MemberTrigger.OFFER)
-        member.offered, member.offered_by, member.progressed_ns = assignment, lost.agent_id, now_ns
+        member.offered, member.offered_by, member.progressed_ns = assignments, lost.agent_id, now_ns
         member.steps.clear()
 
     def decline(self, member: Member, now_ns: int) -> None:
         """It cannot take over what it was offered."""
         member.lifecycle.move(MemberTrigger.DECLINE)
-        member.offered, member.offered_by = None, ""
+        member.offered, member.offered_by = (), ""
         member.unfit_until_ns = now_ns + UNFIT_NS
 
     def take_over(
@@ -297,7 +297,7 @@ class Registry:
         """It has prepared the share of a lost agent, and has it from now on."""
         member.lifecycle.move(MemberTrigger.START)
         member.takeover, member.dealt, member.renewed_ns = takeover, pools, now_ns
-        member.offered, member.offered_by = None, ""
+        member.offered, member.offered_by = (), ""
         lost.replaced_by = member.agent_id
 
     def forfeit(self, member: Member) -> None:

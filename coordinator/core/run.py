@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
-from common.plan.schema import CleanUp
+from common.plan.scenarios import cleans_up
 from common.protocol.messages import AgentState, Envelope, Heartbeat, MetricsFrame, Stop
 from common.units import NS_PER_S, listed
 from coordinator.analysis.target_loss import target_loss
@@ -170,7 +170,7 @@ class Run:
                 run.state.outcome_tracker.add_final(agent.facts.agent_id, agent.final, stopped=stopped)
         if ended:
             run._leaves_keys = run._is_at_once = False
-            if setup.plan.workload.clean_up is not CleanUp.NONE and CleanedUp not in run._after:
+            if cleans_up(setup.plan) and CleanedUp not in run._after:
                 run.state.delete_again()
         return run
 
@@ -280,7 +280,7 @@ class Run:
         return actions
 
     def _settled(self, now_ns: int) -> list[Action]:
-        if self.state.setup.plan.workload.clean_up is CleanUp.NONE:
+        if not cleans_up(self.state.setup.plan):
             return self._closed(Trigger.COUNTED, now_ns)
         self.state.move(Trigger.CLEAN, now_ns)
         if CleanedUp in self._after:
@@ -310,8 +310,8 @@ class Run:
         if collected:
             return [*actions, *self._closed(Trigger.ALL_OVER, now_ns)]
         self.state.move(Trigger.ALL_OVER, now_ns)
-        # The counters now include the commands of an earlier clean-up: keep the reading from before it.
-        cleans = self.state.setup.plan.workload.clean_up is not CleanUp.NONE
+        # What deleted keys before us is in the server's counters by now: the earlier reading is the right one.
+        cleans = cleans_up(self.state.setup.plan)
         if cleans and CountersRead in self._after:
             return [*actions, *self._settled(now_ns)]
         return [*actions, ReadServer(Reading.AFTER)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from common.plan.open_files import needed, pools_by_process, shortage_note
+from common.plan.open_files import needed, shortage_note
 from common.plan.plan_text import plan_hash, redacted
+from common.plan.scenarios import ScenarioPlan, scenario_plans
 from common.plan.schema import Fleet, Plan
-from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, PreparationStep
+from common.protocol.assignments import processes_of
+from common.protocol.messages import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Pace, PoolShare, PreparationStep
 from common.units import NS_PER_S, counted, listed
 from coordinator.core.actions import Progress
 from coordinator.core.dealt_plan import DealtPlan, connections_line
@@ -27,6 +29,7 @@ class Setup:
     """What a run starts with. plan: with secrets, which never reach a record. expected: agents to wait for.
     join: what to run on load machines. host: this machine. open_files_limit: of a worker process on it, None for no
     limit. key_fingerprint: of the CURVE keys; "" with --insecure.
+    target: of a plan with one target; targets: the named targets of scenarios.
     agents_each_second: how many agents may report each second; in a larger fleet, frames have more seconds. local_pids:
     of agents that end with this coordinator."""
 
@@ -40,6 +43,7 @@ class Setup:
     host: str = ""
     open_files_limit: int | None = None
     key_fingerprint: str = ""
+    targets: dict[str, TargetFacts] = field(default_factory=dict)
     agents_each_second: int = 250
     local_pids: frozenset[int] = frozenset()
 
@@ -115,7 +119,7 @@ def dealt_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> li
     """Lines for the user when the plan is dealt to these agents."""
     return [
         *fewer_lines(setup, members),
-        *ceiling_lines(dealt, setup.target),
+        *ceiling_lines(setup, dealt),
         *files_lines(setup, dealt, members),
     ]
 
@@ -131,23 +135,37 @@ def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:
     ]
 
 
-def ceiling_lines(dealt: DealtPlan, target: TargetFacts) -> list[str]:
-    """The most connections that the run can open, and a warning if the server allows fewer."""
-    lines = [connections_line(group) for group in dealt.plan.pools]
+def ceiling_lines(setup: Setup, dealt: DealtPlan) -> list[str]:
+    """The arithmetic of connections, shown before every run, and a warning where a server allows fewer."""
+    lines = []
+    by_target: dict[str, list[ScenarioPlan]] = {}
+    for scenario in scenario_plans(dealt.plan):
+        of = f"{scenario.name}/" if dealt.plan.scenarios else ""
+        lines += [connections_line(group, of) for group in scenario.plan.pools]
+        by_target.setdefault(scenario.target, []).append(scenario)
+    for name, scenarios in by_target.items():
+        lines += _target_lines(dealt, scenarios, setup.targets.get(name, setup.target), name)
+    return lines
+
+
+def _target_lines(dealt: DealtPlan, scenarios: Sequence[ScenarioPlan], target: TargetFacts, name: str) -> list[str]:
+    """The connections of all scenarios with this target together."""
+    lines = []
+    ceiling = sum(dealt.connection_ceilings[scenario.number] for scenario in scenarios)
+    where = f"target {name}: " if name else ""
     if target.topology == "cluster":
         lines.append(
-            f"that is for each node of the cluster: {dealt.connection_ceiling} x {counted(target.nodes, 'node')} "
+            f"{where}that is for each node of the cluster: {ceiling} x {counted(target.nodes, 'node')} "
             f"({counted(target.primaries, 'primary')}, {counted(target.replicas, 'replica')}) = "
-            f"{ceiling_of(dealt, target)}"
+            f"{ceiling * target.nodes}"
         )
     limit = target.max_clients
-    if limit is not None and dealt.connection_ceiling > limit:
-        pools = [share for assignment in dealt.assignments.values() for share in assignment.pools]
+    if limit is not None and ceiling > limit:
         some = "it may refuse some"
-        if needed(dealt.plan, pools).all_at_once > limit:
+        if sum(needed(each.plan, _all_pools(dealt, each)).all_at_once for each in scenarios) > limit:
             some = "some cannot open; raise maxclients on the server, or use fewer connections"
         lines.append(
-            f"warning: {dealt.connection_ceiling} is more than the {counted(limit, 'client')} that "
+            f"warning: {where}{ceiling} is more than the {counted(limit, 'client')} that "
             f"{'a node' if target.topology == 'cluster' else 'the server'} allows (maxclients): {some}"
         )
     return lines
@@ -157,29 +175,47 @@ def files_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> li
     """A note for each local agent whose calls may need more connections than its worker processes may open files."""
     lines = []
     for member in (member for member in members if member.host == setup.host):
-        pools = dealt.assignments[member.agent_id].pools
-        for hand in pools_by_process(pools, member.processes)[:1]:
-            if found := shortage_note(dealt.plan, hand, setup.open_files_limit, setup.target.nodes):
+        assignments = dealt.assignments[member.agent_id]
+        targets = {scenario.name: scenario.target for scenario in scenario_plans(dealt.plan)}
+        for hand in processes_of(assignments, member.processes):
+            nodes = setup.targets.get(targets[hand.scenario], setup.target).nodes
+            if found := shortage_note(hand.plan, hand.pools, setup.open_files_limit, nodes):
                 lines.append(f"note: {found}")
     return list(dict.fromkeys(lines))
 
 
-def ceiling_of(dealt: DealtPlan, target: TargetFacts) -> int:
-    """The most TCP connections that the run can open. A cluster's client has a TCP pool for each node."""
-    return dealt.connection_ceiling * target.nodes
+def _all_pools(dealt: DealtPlan, scenario: ScenarioPlan) -> list[PoolShare]:
+    """The pools of a scenario on all agents."""
+    return [
+        share
+        for agent_id in dealt.assignments
+        for share in dealt.pools_of(agent_id)
+        if share.scenario == scenario.number
+    ]
+
+
+def ceilings_of(setup: Setup, dealt: DealtPlan) -> tuple[int, ...]:
+    """The most TCP connections that each scenario can open. A cluster's client has a TCP pool for each node."""
+    scenarios = scenario_plans(dealt.plan)
+    facts = (setup.targets.get(scenario.target, setup.target) for scenario in scenarios)
+    return tuple(ceiling * each.nodes for ceiling, each in zip(dealt.connection_ceilings, facts, strict=True))
 
 
 def opened(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> RunOpened:
     """The first record of the run's journal."""
+    ceilings, several = ceilings_of(setup, dealt), bool(dealt.plan.scenarios)
     return RunOpened(
         run_id=setup.run_id,
         started_at=setup.started_at,
         plan=redacted(dealt.plan),
         plan_hash=setup.plan_hash,
         target=setup.target,
-        connection_ceiling=ceiling_of(dealt, setup.target),
-        agents=tuple(member.facts(dealt.assignments[member.agent_id].pools) for member in members),
+        connection_ceiling=sum(ceilings),
+        agents=tuple(member.facts(dealt.pools_of(member.agent_id)) for member in members),
         threads_total=dealt.threads_total,
+        targets=setup.targets,
+        threads=dealt.threads if several else (),
+        connection_ceilings=ceilings if several else (),
         endpoint=setup.endpoint,
         key_fingerprint=setup.key_fingerprint,
     )

@@ -22,14 +22,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.plan.scenarios import load_end_ns, preloads
 from common.plan.schema import Fleet, OnAgentLoss
-from common.plan.timeline import timeline
-from common.protocol.messages import Assignment, TakeOver
+from common.protocol.messages import TakeOver
 from common.units import NS_PER_S, counted, listed
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.unassigned_shares import remaining_requests
 from coordinator.core.actions import Action, Note, Write
 from coordinator.core.conversation import Conversation
+from coordinator.core.dealt_plan import assignments_of, pools_of
 from coordinator.core.member import LOST_AFTER_NS, OFFERS, Fence, Member, MemberState
 from coordinator.core.run_state import RunState
 from coordinator.core.transitions import Phase
@@ -48,7 +49,7 @@ class TakeOvers:
 
     def __init__(self, state: RunState, conversation: Conversation, written: Aggregate) -> None:
         self._state, self._conversation, self._written = state, conversation, written
-        self._end_ns = timeline(state.setup.plan.load).end_ns
+        self._end_ns = load_end_ns(state.setup.plan)
         self._said: set[tuple[str, str]] = set()
         self._successors: dict[str, Member] = {}
         self._looked_ns = 0
@@ -81,7 +82,7 @@ class TakeOvers:
     def before_start(self, lost: Member, now_ns: int) -> list[Action]:
         """Move the share of an agent that is lost before the start to a standby; nothing if that is impossible."""
         standby = self._standby(now_ns)
-        if self._state.phase is not Phase.PREPARING or self._state.setup.plan.workload.preload or standby is None:
+        if self._state.phase is not Phase.PREPARING or preloads(self._state.setup.plan) or standby is None:
             return []
         self._state.move_share(lost, standby, now_ns)
         text = f"agent {lost.agent_id} is lost before the start; {standby.agent_id}, which stood by, gets its share"
@@ -147,7 +148,7 @@ class TakeOvers:
         assert opened is not None
         plan = self._state.setup.plan if self._state.dealt_plan is None else self._state.dealt_plan.plan
         pools = self._written.agents[lost.agent_id].facts.pools
-        offered = Assignment(plan=plan, pools=pools, threads_total=opened.threads_total, preloads=False)
+        offered = assignments_of(plan, pools, opened.threads or (opened.threads_total,), preloads=False)
         self._state.registry.offer(successor, offered, lost, now_ns)
         self._successors[lost.agent_id] = successor
         return self._conversation.order(successor, self._conversation.prepare_order(successor), now_ns)
@@ -155,15 +156,14 @@ class TakeOvers:
     def _start(self, successor: Member, lost: Member, now_ns: int) -> list[Action]:
         t0_ns, offered = self._state.t0_ns, successor.offered
         assert t0_ns is not None
-        assert offered is not None
+        assert offered
         from_ns = max(0, now_ns + TAKE_AHEAD_NS - t0_ns)
         left = remaining_requests(self._written, lost.agent_id)
-        self._state.registry.take_over(
-            successor, lost, TakeOver(from_ns=from_ns, remaining=left), offered.pools, now_ns
-        )
+        pools = pools_of(offered)
+        self._state.registry.take_over(successor, lost, TakeOver(from_ns=from_ns, remaining=left), pools, now_ns)
         del self._successors[lost.agent_id]
         record = ShareTakenOver(
-            agent=successor.facts(offered.pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, remaining=left
+            agent=successor.facts(pools), replaces=lost.agent_id, from_ns=from_ns, at_ns=now_ns, remaining=left
         )
         text = f"agent {successor.agent_id} takes over the share of {lost.agent_id} at {from_ns / NS_PER_S:.1f} s"
         order = self._conversation.order(successor, self._conversation.start_order(successor), now_ns)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from common.plan.timeline import timeline
+from common.plan.scenarios import load_end_ns, preloads, scenario_plans
 from common.protocol.messages import KEEP_LEASES, AgentState
 from common.units import NS_PER_S
 from coordinator.analysis.totals.aggregate import Aggregate
@@ -30,28 +30,29 @@ class Waiting:
 
     def __init__(self, state: RunState) -> None:
         self._state = state
-        self._line = timeline(state.setup.plan.load)
+        self._end_ns = load_end_ns(state.setup.plan)
+        self._last_rates_per_s = [each.timeline.legs[-1].to_per_s for each in scenario_plans(state.setup.plan)]
         self._said: tuple[str, ...] = ()
         self._ours_over_ns: int | None = None
 
     @property
     def planned_end_ns(self) -> int | None:
         """When the load ends as planned, on our clock; None for a load without an end, and before the start."""
-        end_ns, t0_ns = self._line.end_ns, self._state.t0_ns
-        return None if end_ns is None or t0_ns is None else t0_ns + end_ns
+        t0_ns = self._state.t0_ns
+        return None if self._end_ns is None or t0_ns is None else t0_ns + self._end_ns
 
     @property
     def preparing_patience_ns(self) -> int:
         """How long an agent may be silent while it prepares. A short network failure must not end a long preload."""
         plan = self._state.setup.plan
         preload_ns = max(LOST_AFTER_NS, min(PRELOAD_SILENCE_NS, plan.fleet.lease_s.ns))
-        return preload_ns if plan.workload.preload else LOST_AFTER_NS
+        return preload_ns if preloads(plan) else LOST_AFTER_NS
 
     @property
     def dead_target_ns(self) -> int:
-        """How long a load without an end may continue without a success."""
-        rate_per_s = self._line.legs[-1].to_per_s
-        return max(DEAD_TARGET_NS, round(DEAD_TARGET_INTERVALS * NS_PER_S / rate_per_s) if rate_per_s else 0)
+        """How long a load without an end may go on without a success."""
+        gaps_ns = [round(DEAD_TARGET_INTERVALS * NS_PER_S / rate) for rate in self._last_rates_per_s if rate]
+        return max([DEAD_TARGET_NS, *gaps_ns])
 
     @property
     def fence(self) -> Fence:

@@ -26,8 +26,8 @@ from common.metrics.intervals import (
     histograms_of,
 )
 from common.plan.planned_commands import planned_commands
+from common.plan.scenarios import load_end_ns, scenario_plans
 from common.plan.schema import Plan
-from common.plan.timeline import Timeline, timeline
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare
 from common.units import NS_PER_S, listed, show
 
@@ -84,20 +84,25 @@ def _problem_of_seconds(interval: IntervalMetrics) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """Limits for the frames of one agent. pools, commands: names that may occur."""
+    """What the frames of one agent may contain. pools, commands: their names. legs: how many all scenarios have.
+    end_ns: the planned end of the load, None if it has none."""
 
     pools: frozenset[str]
     commands: frozenset[str]
-    timeline: Timeline
+    legs: int
+    end_ns: int | None
     drain_s: float
 
     @classmethod
     def from_plan(cls, plan: Plan, share: Iterable[PoolShare]) -> Self:
         """The limits for an agent with these pools."""
+        scenarios = scenario_plans(plan)
+        commands = (each for scenario in scenarios for each in planned_commands(scenario.plan.workload))
         return cls(
-            pools=frozenset(plan.pools[pool.group].name for pool in share),
-            commands=frozenset(planned.template.name for planned in planned_commands(plan.workload)),
-            timeline=timeline(plan.load),
+            pools=frozenset(scenarios[pool.scenario].plan.pools[pool.group].name for pool in share),
+            commands=frozenset(planned.template.name for planned in commands),
+            legs=scenarios[-1].legs.stop,
+            end_ns=load_end_ns(plan),
             drain_s=float(plan.fleet.drain_s),
         )
 
@@ -105,7 +110,7 @@ class FrameLimits:
         """Why no agent of this run with these pools can send this frame; "" if one can. elapsed_ns: since the start
         instant, None if that is not known."""
         try:
-            _check_frame(frame, len(self.timeline.legs))
+            _check_frame(frame, self.legs)
         except ProtocolError as error:
             return str(error)
         latest, most_frames = self._latest_second(elapsed_ns), self._most_frames(elapsed_ns)
@@ -121,8 +126,8 @@ class FrameLimits:
 
     def _latest_second(self, elapsed_ns: int | None) -> int:
         latest = LAST_SECOND if elapsed_ns is None else elapsed_ns // NS_PER_S + AHEAD_S
-        if self.timeline.end_ns is not None:
-            latest = min(latest, round(self.timeline.end_ns / NS_PER_S + self.drain_s) + AHEAD_S)
+        if self.end_ns is not None:
+            latest = min(latest, round(self.end_ns / NS_PER_S + self.drain_s) + AHEAD_S)
         return latest
 
     def _most_frames(self, elapsed_ns: int | None) -> int:

@@ -26,7 +26,7 @@ from typing import BinaryIO, Literal, Self
 
 from common.closing import Closing
 from common.errors import ProtocolError, UsageError
-from common.plan.timeline import timeline
+from common.plan.scenarios import all_legs
 from common.protocol import codec
 from coordinator.journal.frame_checks import check_journaled_frame
 from coordinator.journal.journal_lock import Lock
@@ -170,7 +170,7 @@ def read_journal(path: Path) -> Iterator[AnyRecord]:
             for end, payload in _blocks(path, file):
                 record = _unpack_record(path, end, payload)
                 if isinstance(record, RunOpened):
-                    stages = len(timeline(record.plan.load).legs)
+                    stages = len(all_legs(record.plan))
                 elif isinstance(record, FrameAccepted):
                     _check_frame(path, end, record, stages)
                 yield record

@@ -72,12 +72,13 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunOpened(Record, frozen=True, kw_only=True):
-    """The plan of the run (without passwords), its target and its agents. Recorded when all agents are prepared.
+    """The plan of the run (without passwords), its targets and its agents. Recorded when all agents are prepared.
 
-    started_at: ISO 8601, UTC; only a label. connection_ceiling: how many TCP connections the plan may open. endpoint:
-    address of the coordinator; a coordinator that resumes the run listens there again. key_fingerprint: of the CURVE
-    keys (`Credentials.fingerprint`); "" with --insecure, None in journals of earlier releases. metrics_port: only in
-    journals of releases that used a second port for metrics.
+    started_at: ISO 8601, UTC; only a label. target: of a plan with one target; targets: the named targets of scenarios.
+    connection_ceiling: how many TCP connections the plan may open. threads, connection_ceilings: of each scenario;
+    empty for a plan with one. endpoint: address of the coordinator; a coordinator that resumes the run listens there
+    again. key_fingerprint: of the CURVE keys (`Credentials.fingerprint`); "" with --insecure, None in journals of
+    earlier releases. metrics_port: only in journals of releases that used a second port for metrics.
     """
 
     format: int = JOURNAL_FORMAT
@@ -89,6 +90,9 @@ class RunOpened(Record, frozen=True, kw_only=True):
     connection_ceiling: int
     agents: tuple[AgentFacts, ...]
     threads_total: int
+    targets: dict[str, TargetFacts] = {}
+    threads: tuple[int, ...] = ()
+    connection_ceilings: tuple[int, ...] = ()
     endpoint: str = ""
     key_fingerprint: str | None = msgspec.field(default=None, name="keys")
     metrics_port: int = 0
@@ -188,7 +192,7 @@ class CountersRead(Record, frozen=True, kw_only=True, tag="ServerCounted"):
     calls, connected_clients: sums over all nodes. keys: sum over all primaries. server_run_id: of a target with one
     node. nodes: empty if the counters could not be read, and in journals of earlier releases. error: why they could not
     be read. unreachable: the target, or one node of a cluster, did not answer. writers: agents that might still write
-    when the counters were read.
+    when the counters were read. targets: the counters of the plan's named targets; the rest is of the first one.
     """
 
     when: Reading
@@ -200,6 +204,7 @@ class CountersRead(Record, frozen=True, kw_only=True, tag="ServerCounted"):
     error: str = ""
     unreachable: bool = False
     writers: tuple[str, ...] = ()
+    targets: dict[str, CountersRead] = {}
 
 
 class CleanedUp(Record, frozen=True, kw_only=True):

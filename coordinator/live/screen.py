@@ -14,7 +14,7 @@ from rich.text import Text
 
 from common.units import counted, format_seconds
 from coordinator.analysis.generator import BUSY_SHARE
-from coordinator.live.snapshot import LatencyTimes, LiveAgent, LiveSecond, LiveSnapshot, LiveStage
+from coordinator.live.snapshot import LatencyTimes, LiveAgent, LiveScenario, LiveSecond, LiveSnapshot, LiveStage
 from coordinator.report.printing import as_text, ms
 from coordinator.report.tables import FittedTable, TableCell, TableColumn, WithoutTrailingBlanks
 
@@ -41,6 +41,8 @@ class Screen:
     def _drawn(self, rows: tuple[LiveSecond, ...]) -> RenderableType:
         snapshot = self.snapshot
         parts = [_progress(snapshot), as_text(), _seconds(snapshot, rows), as_text(), _totals(snapshot), as_text()]
+        if snapshot.scenarios:
+            parts[2:2] = [_scenarios(snapshot.scenarios), as_text()]
         return Group(*parts, _agents(snapshot.agents, snapshot.standing_by))
 
 
@@ -101,6 +103,39 @@ def _closed_table() -> FittedTable:
 
 def _open_table() -> FittedTable:
     return FittedTable("Response time (ms), from the intended send, and service time", _OPEN_COLUMNS, rule=False)
+
+
+_SCENARIO_COLUMNS = (
+    TableColumn("scenario", fold=10),
+    TableColumn("state", 5),
+    TableColumn("wanted/s", 3),
+    TableColumn("ops/s", 1),
+    TableColumn("backlog", 4),
+    TableColumn("p50", 6),
+    TableColumn("p99", 2),
+    TableColumn("max", 7),
+    TableColumn("errors"),
+)
+
+
+def _scenarios(scenarios: tuple[LiveScenario, ...]) -> FittedTable:
+    """The last complete second of each scenario."""
+    title = "Scenarios, last second (ms: response time at a rate, service time in a closed loop)"
+    table = FittedTable(title, _SCENARIO_COLUMNS, rule=False)
+    for scenario in scenarios:
+        row = scenario.last
+        state = f"from {_whole(scenario.begin_s)}" if scenario.state == "waiting" else scenario.stage or scenario.state
+        backlog = None if row is None else row.backlog
+        table.add_row(
+            scenario.name,
+            state,
+            "-" if scenario.wanted_per_s is None else f"{scenario.wanted_per_s:,.0f}",
+            "-" if row is None else f"{row.ops_per_s:,}",
+            "-" if backlog is None else as_text(f"{backlog:,}", style="yellow" if backlog else ""),
+            *_quantiles(None if row is None else row.response or row.service),
+            as_text(f"{scenario.errors:,}", style="red" if scenario.errors else ""),
+        )
+    return table
 
 
 def _seconds(snapshot: LiveSnapshot, rows: tuple[LiveSecond, ...]) -> FittedTable:

@@ -85,6 +85,23 @@ class LiveStage:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveScenario:
+    """One scenario of several. state: waiting, running or ended. begin_s: when it starts. stage: "" if it has one leg.
+    wanted_per_s: at this moment; None in a closed loop. last: its last complete second; None unless it runs. The rest
+    is without the warmup."""
+
+    name: str
+    state: str
+    begin_s: float
+    stage: str
+    wanted_per_s: float | None
+    last: LiveSecond | None
+    operations: int
+    errors: int
+    unsent: int
+
+
+@dataclass(frozen=True, slots=True)
 class LiveSnapshot:
     """One moment of a run. All numbers except the rows are without the warmup.
 
@@ -92,7 +109,7 @@ class LiveSnapshot:
     first. unsent: operations that were due, but not begun. ops_per_s: mean over all complete seconds. stage: None
     before the start, and if the load has one leg. open_loop: at least one leg has a rate. corrected: final rows that
     may have changed, because an agent that was cut off reported its share, or the load ended earlier than planned.
-    standing_by: agents without a share.
+    standing_by: agents without a share. scenarios: empty for a plan with one.
     """
 
     elapsed_s: float
@@ -112,6 +129,7 @@ class LiveSnapshot:
     open_loop: bool = False
     corrected: tuple[LiveSecond, ...] = ()
     standing_by: int = 0
+    scenarios: tuple[LiveScenario, ...] = ()
 
 
 def build_snapshot(
@@ -123,18 +141,18 @@ def build_snapshot(
 ) -> LiveSnapshot:
     """Return the state of the run `elapsed_s` after the start (negative: before it). stopped_s: when the load was
     stopped early. standing_by: agents without a share."""
-    seconds, timeline = aggregate.seconds, aggregate.timeline
+    seconds = aggregate.seconds
     measured = aggregate.measured_stages
     operations, ok = sum(stage.operations for stage in measured), sum(stage.ok for stage in measured)
-    load = aggregate.opened.plan.load if aggregate.opened else None
-    end_s = timeline.end_ns / NS_PER_S if load and timeline.end_ns is not None else None
+    end_s = aggregate.end_ns / NS_PER_S if aggregate.opened and aggregate.end_ns is not None else None
     left_s = max(end_s - max(elapsed_s, 0.0), 0.0) if end_s is not None else None
-    left_requests = max(load.requests - operations, 0) if load and load.requests is not None else None
+    requests = _requests(aggregate)
+    left_requests = None if requests is None else max(requests - operations, 0)
     fractions = [0.0]
     if end_s and left_s is not None:
         fractions.append(1 - left_s / end_s)
-    if load and load.requests and left_requests is not None:
-        fractions.append(1 - left_requests / load.requests)
+    if requests and left_requests is not None:
+        fractions.append(1 - left_requests / requests)
     shown = ShownSeconds(aggregate, stopped_s)
     newest = seconds.get(max(seconds, default=-1))
     return LiveSnapshot(
@@ -142,7 +160,7 @@ def build_snapshot(
         left_s=left_s,
         left_requests=left_requests,
         fraction=max(fractions),
-        rows=tuple(_row(shown, number, timeline) for number in shown.complete[-SECONDS_SHOWN:]),
+        rows=tuple(_row(shown, number, aggregate) for number in shown.complete[-SECONDS_SHOWN:]),
         operations=operations,
         ok=ok,
         errors=operations - ok,
@@ -151,10 +169,40 @@ def build_snapshot(
         connections_open=(seconds.get(aggregate.complete_through) or newest or Second()).connections_open,
         connection_ceiling=aggregate.opened.connection_ceiling if aggregate.opened else 0,
         agents=tuple(agents),
-        stage=_stage_now(timeline, elapsed_s),
-        open_loop=any(leg.is_open for leg in timeline.legs),
-        corrected=tuple(_row(shown, number, timeline) for number in shown.corrected),
+        stage=None if aggregate.parts else _stage_now(aggregate.timeline, elapsed_s),
+        open_loop=any(leg.is_open for leg in aggregate.timeline.legs),
+        corrected=tuple(_row(shown, number, aggregate) for number in shown.corrected),
         standing_by=standing_by,
+        scenarios=tuple(_scenario(part, elapsed_s, stopped_s) for part in aggregate.parts),
+    )
+
+
+def _requests(aggregate: Aggregate) -> int | None:
+    """How many operations the plan wants; None if a scenario has no number of requests."""
+    wanted = [part.opened.plan.load.requests if part.opened else None for part in aggregate.scenarios]
+    known = [count for count in wanted if count is not None]
+    return sum(known) if len(known) == len(wanted) else None
+
+
+def _scenario(part: Aggregate, elapsed_s: float, stopped_s: float | None) -> LiveScenario:
+    shown = ShownSeconds(part, stopped_s)
+    rows = [number for number in shown.complete if not shown.row(number).drains]
+    begin_s, end_s = part.timeline.legs[0].begin_ns / NS_PER_S, part.timeline.end_ns and part.timeline.end_ns / NS_PER_S
+    has_ended = part.closed is not None or (end_s is not None and elapsed_s >= end_s)
+    state = "waiting" if elapsed_s < begin_s else "ended" if has_ended else "running"
+    offset_ns = round(max(elapsed_s, 0.0) * NS_PER_S)
+    leg = part.timeline.legs[part.timeline.at(offset_ns)]
+    measured = part.measured_stages
+    return LiveScenario(
+        name=part.name,
+        state=state,
+        begin_s=begin_s,
+        stage="" if part.timeline.has_one_leg else leg.name,
+        wanted_per_s=leg.rate_at(offset_ns) if state == "running" else None,
+        last=_row(shown, rows[-1], part) if rows and state == "running" else None,
+        operations=sum(stage.operations for stage in measured),
+        errors=sum(stage.errors for stage in measured),
+        unsent=sum(stage.unsent for stage in measured),
     )
 
 
@@ -167,7 +215,7 @@ def _stage_now(timeline: Timeline, elapsed_s: float) -> LiveStage | None:
     return LiveStage(leg.name, number + 1, len(timeline.legs), leg.rate_at(offset_ns), leg.measured)
 
 
-def _row(seconds: ShownSeconds, number: int, timeline: Timeline) -> LiveSecond:
+def _row(seconds: ShownSeconds, number: int, run: Aggregate) -> LiveSecond:
     shown = seconds.row(number)
     second = shown.second
     return LiveSecond(
@@ -176,7 +224,7 @@ def _row(seconds: ShownSeconds, number: int, timeline: Timeline) -> LiveSecond:
         errors=second.errors,
         service=_times(second.service.merged),
         response=_times(second.response.merged),
-        stage="drain" if shown.drains else "" if timeline.has_one_leg else shown.leg.name,
+        stage="drain" if shown.drains else "" if run.parts or run.timeline.has_one_leg else shown.leg.name,
         core_share=second.core_share,
         length_s=shown.length_s,
         wanted_per_s=shown.wanted_per_s,

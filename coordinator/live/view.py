@@ -19,7 +19,7 @@ from common.closing import Closing
 from common.program.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
 from coordinator.live.screen import Screen
-from coordinator.live.snapshot import LatencyTimes, LiveSecond, LiveSnapshot
+from coordinator.live.snapshot import LatencyTimes, LiveScenario, LiveSecond, LiveSnapshot
 from coordinator.report.printing import as_text, ms
 
 _NUMBERS = re.compile(r"\d+")
@@ -163,7 +163,17 @@ def _plain_second(row: LiveSecond, snapshot: LiveSnapshot, corrected: str = "") 
     alive = sum(agent.alive for agent in snapshot.agents)
     parts += [counted(snapshot.connections_open, "connection"), f"{alive}/{counted(len(snapshot.agents), 'agent')}"]
     parts += [f"{snapshot.standing_by} standing by"] if snapshot.standing_by else []
+    parts += [f"{each.name} {_scenario_part(each)}" for each in snapshot.scenarios]
     return f"second {row.second}{stage}{corrected}: {', '.join(parts)}"
+
+
+def _scenario_part(scenario: LiveScenario) -> str:
+    """A scenario in a log line: its state, or the rate and the p99 of its last second."""
+    row = scenario.last
+    if row is None:
+        return scenario.state
+    latency = row.response or row.service
+    return f"{row.ops_per_s:,}/s" + ("" if latency is None else f" p99 {ms(latency.p99_us)} ms")
 
 
 def _latencies(kind: str, times: LatencyTimes) -> str:

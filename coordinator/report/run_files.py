@@ -13,11 +13,10 @@ from common.errors import UsageError
 from common.file_reading import read_bounded
 from common.plan.plan_text import plan_yaml
 from common.program.standard_streams import explained
-from coordinator.analysis.per_second import ShownSeconds
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_types import Summary
-from coordinator.report.timeseries import timeseries_csv
+from coordinator.report.timeseries import scenario_rows, timeseries_csv
 
 JOURNAL_FILE = "journal"
 PLAN_FILE = "plan.yaml"
@@ -56,7 +55,7 @@ def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], 
     if opened is None or aggregate.closed is None or journal.name != JOURNAL_FILE or not (folder / PLAN_FILE).is_file():
         return [], []
     summary = build_summary(aggregate)
-    rows = sum(1 for _ in ShownSeconds(aggregate))
+    rows = len(scenario_rows(aggregate))
     is_current = _is_whole(folder / SUMMARY_FILE, lambda text: _is_of_this_end(text, summary))
     whole = {
         PLAN_FILE: _is_whole(folder / PLAN_FILE),

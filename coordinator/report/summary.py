@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import msgspec
 import numpy as np
 
@@ -29,14 +32,14 @@ from coordinator.analysis.generator import (
     throttled_share,
 )
 from coordinator.analysis.key_space import clean_up_of, preload_of
-from coordinator.analysis.ledger import audit
+from coordinator.analysis.ledger import audit, scenario_ledger
 from coordinator.analysis.leg_results import StageResult, stage_results
-from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.analysis.totals.aggregate import Aggregate, scenarios_by_target
 from coordinator.analysis.totals.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
-from coordinator.journal.records import AgentOutcome, Outcome, Reading, RunOpened, ShareTakenOver
+from coordinator.journal.records import AgentOutcome, Outcome, Reading, RunOpened, ShareTakenOver, TargetFacts
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     AgentSummary,
@@ -48,6 +51,7 @@ from coordinator.report.summary_types import (
     PubSubSummary,
     Quantiles,
     RunSummary,
+    ScenarioSummary,
     StageSummary,
     Stats,
     Summary,
@@ -68,37 +72,149 @@ def build_summary(aggregate: Aggregate) -> Summary:
     if opened is None:
         raise UsageError("the journal ends before the run began, so there is nothing to report")
     ledger = audit(aggregate)
-    stages = stage_results(aggregate, ledger)
+    results = {part.name: stage_results(part, scenario_ledger(aggregate, part)) for part in aggregate.scenarios}
+    scenarios = tuple(_scenario(aggregate, part, results[part.name]) for part in aggregate.scenarios)
+    targets = {"": opened.target, **opened.targets} if not aggregate.parts else _targets(aggregate, opened)
+    common = {
+        "format": SUMMARY_FORMAT,
+        "run": _run(aggregate, opened),
+        "target": _target(next(iter(targets.values()))),
+        "plan": to_builtins(opened.plan),
+        "agents": _agents(aggregate),
+        "ledger": ledger,
+        "clean_up": clean_up_of(aggregate),
+        "preload": preload_of(aggregate),
+        "verdict": judge(aggregate, ledger),
+        "scenarios": scenarios,
+        "targets": {name: _target(facts) for name, facts in targets.items()},
+    }
+    if not aggregate.parts:
+        [alone] = scenarios
+        shared = {name: getattr(alone, name) for name in _SUMMED}
+        return Summary(**common, **shared, generator=_generator(aggregate, results[alone.name]))
+    return Summary(**common, **_sums(aggregate, opened, results, scenarios))
+
+
+_SUMMED = (
+    "load",
+    "totals",
+    "commands",
+    "stages",
+    "pools",
+    "checkout_wait_us",
+    "connections",
+    "pubsub",
+    "errors",
+    "latency_bins",
+)
+"""What a summary has of each scenario, and as the sum over all of them."""
+
+
+def _scenario(run: Aggregate, part: Aggregate, stages: tuple[StageResult, ...]) -> ScenarioSummary:
+    opened = part.opened
+    assert opened is not None
     measured = [stage for stage in stages if stage.leg.measured]
-    totals, duration_s = aggregate.measured, sum(stage.duration_s for stage in measured)
+    totals, duration_s = part.measured, sum(stage.duration_s for stage in measured)
     any_open = any(stage.leg.is_open for stage in measured)
     all_open = all(stage.leg.is_open for stage in measured)
     pools = {name: merge_commands(pool.commands.values()) for name, pool in totals.pools.items()}
-    commands = _by_command(totals)
     everything = merge_commands(pools.values())
     arrivals = opened.plan.load.arrivals
-    return Summary(
-        format=SUMMARY_FORMAT,
-        run=_run(aggregate, opened),
-        target=msgspec.convert(opened.target, TargetSummary, from_attributes=True),
-        plan=to_builtins(opened.plan),
-        load=_load(measured, totals, arrivals, duration_s, _unassigned_operations(aggregate)),
-        generator=_generator(aggregate, stages),
-        stages=tuple(_stage(stage, arrivals) for stage in stages),
-        agents=_agents(aggregate),
+    return ScenarioSummary(
+        name=part.name,
+        target=(part.scenario.target if part.scenario else "") or opened.target.url,
+        begin_s=part.timeline.legs[0].begin_ns / NS_PER_S,
+        load=_load(measured, totals, arrivals, duration_s, _unassigned_operations(part)),
         totals=_stats(everything, duration_s, any_open),
-        commands={name: _stats(command, duration_s, any_open) for name, command in commands.items()},
+        commands={name: _stats(command, duration_s, any_open) for name, command in _by_command(totals).items()},
+        stages=tuple(_stage(stage, arrivals) for stage in stages),
         pools={name: _stats(pool, duration_s, any_open) for name, pool in pools.items()},
-        checkout_wait_us=quantiles(Histogram.merge(pool.checkout_wait for pool in totals.pools.values()), _US),
-        connections=_connections(aggregate, opened),
-        pubsub=_pubsub(aggregate) if subscribes(opened.plan.workload) else None,
+        checkout_wait_us=_checkout_wait(totals),
+        connections=_connections(part, opened),
+        pubsub=_pubsub(part) if subscribes(opened.plan.workload) else None,
         errors=merge_counts((everything.errors, everything.failures)),
-        ledger=ledger,
-        preload=preload_of(aggregate),
-        clean_up=clean_up_of(aggregate),
-        verdict=judge(aggregate, ledger),
+        ledger=scenario_ledger(run, part),
         latency_bins=_bins(everything.response if all_open else everything.service),
     )
+
+
+def _sums(
+    run: Aggregate,
+    opened: RunOpened,
+    results: Mapping[str, tuple[StageResult, ...]],
+    scenarios: Sequence[ScenarioSummary],
+) -> dict[str, Any]:
+    """The parts of a summary that are sums over several scenarios, and the cost of generating them."""
+    measured = [stage for stages in results.values() for stage in stages if stage.leg.measured]
+    totals, duration_s = run.measured, _covered_s(measured)
+    any_open, all_open = any(stage.leg.is_open for stage in measured), all(stage.leg.is_open for stage in measured)
+    commands = _by_command(totals)
+    everything = merge_commands(commands.values())
+    arrivals = {part.opened.plan.load.arrivals for part in run.parts if part.opened is not None}
+    generators = [_generator(part, results[part.name]) for part in run.parts]
+    return {
+        "load": _load(
+            measured,
+            totals,
+            Arrivals.POISSON if Arrivals.POISSON in arrivals else Arrivals.CONSTANT,
+            duration_s,
+            sum(map(_unassigned_operations, run.parts)),
+        ),
+        "totals": _stats(everything, duration_s, any_open),
+        "commands": {name: _stats(command, duration_s, any_open) for name, command in commands.items()},
+        "stages": tuple(
+            msgspec.structs.replace(stage, name=f"{scenario.name}/{stage.name}")
+            for scenario in scenarios
+            for stage in scenario.stages
+        ),
+        "pools": {f"{each.name}/{name}": stats for each in scenarios for name, stats in each.pools.items()},
+        "checkout_wait_us": _checkout_wait(totals),
+        "connections": _connections(run, opened),
+        "pubsub": _pubsub(run) if any(each.pubsub is not None for each in scenarios) else None,
+        "errors": merge_counts((everything.errors, everything.failures)),
+        "latency_bins": _bins(everything.response if all_open else everything.service),
+        "generator": _busiest(run, generators),
+    }
+
+
+def _covered_s(stages: Sequence[StageResult]) -> float:
+    """How long at least one of these stages lasted."""
+    spans = sorted(
+        (stage.leg.begin_ns / NS_PER_S, stage.leg.begin_ns / NS_PER_S + stage.duration_s) for stage in stages
+    )
+    covered_s = until_s = 0.0
+    for begin_s, end_s in spans:
+        covered_s += max(0.0, end_s - max(begin_s, until_s))
+        until_s = max(until_s, end_s)
+    return covered_s
+
+
+def _busiest(run: Aggregate, generators: Sequence[GeneratorSummary]) -> GeneratorSummary:
+    """The cost of all scenarios together: sums, and the process figures of the scenario with the busiest process."""
+    busiest = max(generators, key=lambda each: max(each.core_share_mean or 0.0, each.loop_share_mean or 0.0))
+    cpu_s = [each.cpu_s for each in generators if each.cpu_s is not None]
+    operations = run.measured.operations
+    is_whole = len(cpu_s) == len(generators)
+    return msgspec.structs.replace(
+        busiest,
+        cpu_s=sum(cpu_s) if is_whole else None,
+        cpu_us_per_operation=sum(cpu_s) * NS_PER_S / _US / operations if is_whole and operations else None,
+        late_sends=sum(each.late_sends for each in generators),
+        limit=any(each.limit for each in generators),
+    )
+
+
+def _targets(run: Aggregate, opened: RunOpened) -> dict[str, TargetFacts]:
+    """The facts of every target that a scenario uses, by name."""
+    return {name: opened.targets.get(name, opened.target) for name in scenarios_by_target(run)}
+
+
+def _target(facts: TargetFacts) -> TargetSummary:
+    return msgspec.convert(facts, TargetSummary, from_attributes=True)
+
+
+def _checkout_wait(totals: IntervalMetrics) -> Quantiles:
+    return quantiles(Histogram.merge(pool.checkout_wait for pool in totals.pools.values()), _US)
 
 
 def quantiles(histogram: Histogram, unit: float) -> Quantiles:

@@ -4,7 +4,7 @@ terminal, and also works without one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -29,9 +29,11 @@ from coordinator.report.summary_types import (
     GeneratorSummary,
     PubSubSummary,
     Quantiles,
+    ScenarioSummary,
     StageSummary,
     Stats,
     Summary,
+    TargetSummary,
 )
 from coordinator.report.tables import Bar, FittedTable, TableColumn, print_parts
 
@@ -42,15 +44,19 @@ _ELSEWHERE = "summary.json"
 def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
     """Print the whole summary."""
     print_parts(console, _head(summary), "")
-    if len(summary.stages) > 1:
+    if len(summary.scenarios) > 1:
+        print_parts(console, _scenarios(summary), "")
+    if len(summary.stages) > len(summary.scenarios):
         print_parts(console, _stages(summary), "")
     if summary.load.model != "closed":
         of = "Response time" if summary.load.model == "open" else "Response time at a rate"
         title = f"{of}, from the intended send to the reply (ms)"
-        response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service)
+        at_a_rate = [scenario for scenario in summary.scenarios if scenario.load.model != "closed"]
+        response = _latency_table(summary, title, lambda s: s.latency_us.response or s.latency_us.service, at_a_rate)
         response.caption = _missing(summary)
         print_parts(console, response, "")
-    service = _latency_table(summary, "Service time, from send to reply (ms)", lambda s: s.latency_us.service)
+    title = "Service time, from send to reply (ms)"
+    service = _latency_table(summary, title, lambda s: s.latency_us.service, summary.scenarios)
     print_parts(console, service, "")
     if not hide_histogram and summary.latency_bins:
         print_parts(console, _histogram(summary), "")
@@ -73,7 +79,7 @@ def _missing(summary: Summary) -> str:
 
 
 def _head(summary: Summary) -> Table:
-    run, target = summary.run, summary.target
+    run, targets = summary.run, list(summary.targets.items())
     outcome = as_text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
     outcome.append(f" in {run.duration_s:.1f} s", style="default")
     outcome.append(_failed(summary), style="red")
@@ -82,9 +88,53 @@ def _head(summary: Summary) -> Table:
     return facts(
         ("Run", as_text(run.id)),
         ("", outcome),
-        ("Target", as_text(f"{target.url} ({target.topology}, {target.server})")),
+        *(("Target" if at == 0 else "", as_text(_target_line(name, each))) for at, (name, each) in enumerate(targets)),
         ("Load", as_text(_load_model(summary))),
     )
+
+
+def _target_line(name: str, target: TargetSummary) -> str:
+    of = f"{name}: " if name else ""
+    return f"{of}{target.url} ({target.topology}, {target.server})"
+
+
+_TARGET = "Target"
+_SCENARIO_COLUMNS = (
+    TableColumn("Scenario", fold=10),
+    TableColumn(_TARGET, 6, fold=8),
+    TableColumn("From", 8),
+    TableColumn("Ops/s", 1),
+    TableColumn("Wanted/s", 3),
+    TableColumn("Unsent", 5),
+    TableColumn("p50", 4),
+    TableColumn("p99", 2),
+    TableColumn("p99.9", 7),
+    TableColumn("max", 5),
+    TableColumn("Errors"),
+)
+
+
+def _scenarios(summary: Summary) -> FittedTable:
+    """Return a row for each scenario."""
+    title = "Scenarios (ms: response time at a rate, service time in a closed loop)"
+    several = len(summary.targets) > 1
+    columns = [column for column in _SCENARIO_COLUMNS if several or column.heading != _TARGET]
+    table = FittedTable(title, columns, elsewhere=_ELSEWHERE)
+    for scenario in summary.scenarios:
+        stats, load = scenario.totals, scenario.load
+        latency = stats.latency_us.response or stats.latency_us.service
+        times_us = (latency.p50, latency.p99, latency.p99_9, latency.max)
+        table.add_row(
+            scenario.name,
+            *([scenario.target] if several else []),
+            _duration(scenario.begin_s),
+            short_number(stats.ops_per_s),
+            "-" if load.wanted_rate_per_s is None else short_number(load.wanted_rate_per_s),
+            short_number(load.unsent),
+            *(ms(us) if latency.count else "-" for us in times_us),
+            as_text(short_number(stats.errors), style="red" if stats.errors else ""),
+        )
+    return table
 
 
 def _failed(summary: Summary) -> str:
@@ -105,6 +155,10 @@ _SENDERS = {"client": "thread", "asyncio": "task", "wire": "connection"}
 def _load_model(summary: Summary) -> str:
     load = summary.load
     measured = [stage for stage in summary.stages if stage.measured]
+    if len(summary.scenarios) > 1:
+        return (
+            f"{len(summary.scenarios)} scenarios: {_count(load.achieved_rate_per_s)}/s achieved, {_never_sent(summary)}"
+        )
     if len(measured) > 1:
         how = {"closed": "closed loop", "mixed": "closed and open loop"}.get(load.model, "open loop")
         how += f", {load.arrivals} arrivals" if load.arrivals else ""
@@ -113,7 +167,8 @@ def _load_model(summary: Summary) -> str:
             summary
         )
     if load.wanted_rate_per_s is None:
-        workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in summary.plan["pools"])
+        pools = (summary.plan.get("scenarios") or [summary.plan])[0]["pools"]
+        workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in pools)
         return f"closed loop: every {' and '.join(workers)} sends as soon as it has its last reply"
     stage = measured[0] if measured else None
     ramp = ""
@@ -189,17 +244,26 @@ _LATENCY_COLUMNS = (
 )
 
 
-def _latency_table(summary: Summary, title: str, of: Callable[[Stats], Quantiles]) -> FittedTable:
+def _latency_table(
+    summary: Summary, title: str, of: Callable[[Stats], Quantiles], scenarios: Sequence[ScenarioSummary]
+) -> FittedTable:
+    """scenarios: those to show. The totals are of all scenarios, so they are left out if some are not shown."""
     table = FittedTable(title, _LATENCY_COLUMNS, elsewhere=_ELSEWHERE)
-    groups = [summary.commands]
-    if len(summary.pools) > 1:
-        groups.append({f"pool {name}": stats for name, stats in summary.pools.items()})
+    if len(summary.scenarios) > 1:
+        groups = [{f"{each.name} {name}": stats for name, stats in each.commands.items()} for each in scenarios]
+    else:
+        groups = [summary.commands]
+    for each in scenarios:
+        prefix = f"{each.name}/" if len(summary.scenarios) > 1 else ""
+        if len(each.pools) > 1:
+            groups.append({f"pool {prefix}{name}": stats for name, stats in each.pools.items()})
     for group in groups:
         for name, stats in group.items():
             table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s))
         table.end_section()
-    totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s)
-    table.add_row(*totals, style="bold")
+    if len(scenarios) == len(summary.scenarios):
+        totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s)
+        table.add_row(*totals, style="bold")
     return table
 
 

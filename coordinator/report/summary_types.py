@@ -237,10 +237,36 @@ class Bin(SummaryPart, frozen=True, kw_only=True):
     count: int
 
 
+class ScenarioSummary(SummaryPart, frozen=True, kw_only=True):
+    """One scenario; the fields are those of `Summary`. target: its name in the plan, or the URL of the plan's own
+    target. begin_s: when it started, in seconds from the start of the run. ledger: server_calls is None for a scenario
+    that shares its target with others, because a server does not distinguish them."""
+
+    name: str
+    target: str
+    begin_s: float
+    load: LoadSummary
+    totals: Stats
+    commands: dict[str, Stats]
+    stages: tuple[StageSummary, ...]
+    pools: dict[str, Stats]
+    checkout_wait_us: Quantiles
+    connections: ConnectionsSummary
+    pubsub: PubSubSummary | None
+    errors: dict[str, int]
+    ledger: Ledger
+    latency_bins: tuple[Bin, ...]
+
+
 class Summary(SummaryPart, frozen=True, kw_only=True):
     """The whole of summary.json. Generator, totals, commands, pools, checkout waits, errors and bins cover the measured
     stages, without the warmup. pubsub: None without subscribers. preload, clean_up: None if the plan has none.
-    latency_bins: of successful operations; response time if all stages are an open loop, else service time."""
+    latency_bins: of successful operations; response time if all stages are an open loop, else service time.
+
+    With several scenarios, everything but `scenarios` is the sum over them: rates are per second of the time in which
+    any scenario was measured; the names of stages and pools begin with that of their scenario. target: the first one of
+    `targets`, which has all by name; "" is the name of the plan's own.
+    """
 
     format: int
     run: RunSummary
@@ -262,6 +288,8 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
     clean_up: CleanUpSummary | None
     verdict: Verdict
     latency_bins: tuple[Bin, ...]
+    scenarios: tuple[ScenarioSummary, ...]
+    targets: dict[str, TargetSummary]
 
     def to_json(self) -> str:
         """The text of summary.json."""

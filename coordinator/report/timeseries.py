@@ -29,6 +29,7 @@ COLUMNS = (
     "wanted_per_s",
     "backlog",
     "connections_wanted",
+    "scenario",
 )
 
 
@@ -43,12 +44,12 @@ def timeseries_csv(aggregate: Aggregate) -> str:
     response_p99_us is empty in a closed loop. core_share: share of one core that the busiest worker process used.
     loop_lag_p99_us: how long event loops were busy without a pause. Both are empty if no agent reports them.
     connections_wanted: connections that were open or being opened (with the wire driver: all its connections); empty if
-    an agent's release does not report it.
+    an agent's release does not report it. scenario: its name; a run with several has a row for each of them and second.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for shown in ShownSeconds(aggregate):
+    for name, shown in scenario_rows(aggregate):
         wanted = "" if shown.wanted_per_s is None else round(shown.wanted_per_s, 3)
         rate = [round(shown.length_s, 3), wanted, _known(shown.backlog)]
         writer.writerow(
@@ -58,9 +59,16 @@ def timeseries_csv(aggregate: Aggregate) -> str:
                 *_generator(shown.second),
                 *rate,
                 _known(shown.second.connections_wanted),
+                printable(name),
             ]
         )
     return text.getvalue()
+
+
+def scenario_rows(aggregate: Aggregate) -> list[tuple[str, ShownSecond]]:
+    """(name of the scenario, row) for all rows of the file, by second."""
+    rows = [(part.name, shown) for part in aggregate.scenarios for shown in ShownSeconds(part)]
+    return sorted(rows, key=lambda row: row[1].number)
 
 
 def _known(count: int | None) -> int | str:

@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 
 from common.commands import COMMANDS
 from common.errors import PlanError, TargetError
-from common.plan.open_files import REMEDY, USUAL_FILES, needed, pools_by_process, shortage
+from common.plan.open_files import REMEDY, USUAL_FILES, needed, shortage
 from common.plan.planned_commands import is_cluster, plan_templates, sample_calls, sample_calls_around_load
+from common.plan.scenarios import scenario_plans
 from common.plan.schema import Plan
 from common.plan.schema.target_url import TargetKind
 from common.plan.value_sizes import mean_value_bytes
+from common.protocol.assignments import processes_of
 from common.redis_client import (
     PRIMARY,
     SLOTS,
@@ -54,11 +56,12 @@ DAY_S = 86_400
 
 @dataclass(frozen=True, slots=True)
 class CheckLine:
-    """One check. text: what was found, and a remedy if it is not ok."""
+    """One check. text: what was found, and a remedy if it is not ok. scenario: whose, in a plan with several."""
 
     name: str
     ok: bool
     text: str
+    scenario: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +104,24 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
     return CheckReport(tuple(lines))
 
 
+def check_scenarios(dealt: DealtPlan) -> list[CheckLine]:
+    """Check the target of each scenario."""
+    lines = []
+    for scenario, ceiling in zip(scenario_plans(dealt.plan), dealt.connection_ceilings, strict=True):
+        name = scenario.name if dealt.plan.scenarios else ""
+        lines += [replace(line, scenario=name) for line in check(scenario.plan, ceiling).lines]
+    return lines
+
+
 def check_files(dealt: DealtPlan, agents: Sequence[AgentCapacity], limit: int | None) -> list[CheckLine]:
     """Check whether the worker processes of local agents may open enough files; no line without local agents. limit:
     how many files a process may have open, None for no limit."""
     local = [agent for agent in agents if agent.agent_id.startswith("local-")]
-    # The first process of an agent has at least as many pools as each of the others.
-    first_processes = [
-        pools_by_process(dealt.assignments[agent.agent_id].pools, agent.processes)[:1] for agent in local
-    ]
-    wanted = [needed(dealt.plan, pools) for processes in first_processes for pools in processes]
+    hands = [hand for agent in local for hand in processes_of(dealt.assignments[agent.agent_id], agent.processes)]
+    wanted = [needed(hand.plan, hand.pools) for hand in hands]
     if not wanted:
         return []
-    each = " to each node" if is_cluster(dealt.plan.target) else ""
+    each = " to each node" if any(is_cluster(hand.plan.target) for hand in hands) else ""
     most = max(need.all_at_once + need.as_needed for need in wanted)
     text = f"a worker process may open {'any number of' if limit is None else f'{limit:,}'} files (`ulimit -n`)"
     if not any(shortage(limit, USUAL_FILES, need.all_at_once + need.as_needed) for need in wanted):

@@ -101,7 +101,7 @@ def delete_plan_keys(plan: Plan, progress: DeletionProgress, keys_before: int | 
     with open_primaries(plan.target) as primaries:
         if keys_before is not None:
             counts = [key_count(server) for server in primaries.each]
-            progress.earlier = 0 if None in counts else max(0, keys_before - sum(filter(None, counts)))
+            progress.earlier += 0 if None in counts else max(0, keys_before - sum(filter(None, counts)))
         first = primaries.each[0]
         found = key_patterns(plan, partial(_find_keys, first, _has_getkeys(first)), _is_write(first))
         delete_matching(primaries.each, found.patterns, progress, one_by_one=len(primaries.each) > 1)

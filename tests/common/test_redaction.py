@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import PlanError
-from common.plan.loading.sources import load_plan, plan_text_layer
+from common.plan.loading.sources import load_plan, parse_plan_file
 from common.plan.schema.target_url import parse_redis_url
 from common.plan.settings import SETTINGS, Setting
 from common.redaction import hide_userinfo, hide_values
@@ -146,7 +146,7 @@ def test_values_are_hidden_in_every_form_in_which_a_message_quotes_them() -> Non
 )
 def test_a_password_that_is_not_text_is_refused_without_its_value(said: str, found: str) -> None:
     with pytest.raises(PlanError) as caught:
-        plan_text_layer(f"target: {{password: {said}}}".encode(), "plan.yaml")
+        parse_plan_file(f"target: {{password: {said}}}".encode(), "plan.yaml")
     assert str(caught.value) == f"plan.yaml: $.target.password: expected text, got {found}"
 
 
@@ -154,7 +154,7 @@ def test_a_password_that_is_not_text_is_refused_without_its_value(said: str, fou
     "text", ["target: {password_env: 90210733}", "target: {password_file: 90210733}", "target: 90210733"]
 )
 def test_a_number_that_may_be_a_password_in_the_wrong_place_is_not_shown(text: str) -> None:
-    message = refusal(lambda: plan_text_layer(text.encode(), "plan.yaml"))
+    message = refusal(lambda: parse_plan_file(text.encode(), "plan.yaml"))
     assert "got a number" in message
     assert "90210733" not in message
 

@@ -328,7 +328,7 @@ class FalseCoordinator:
         share = Assignment(
             plan=fleet_plan(), pools=(PoolShare(group=10**6, number=0, first_thread=0),), threads_total=1
         )
-        self.say(Prepare(assignment=share, plan_hash=""), asked)
+        self.say(Prepare(assignments=(share,), plan_hash=""), asked)
         give_up_ns = monotonic_ns() + 10 * NS_PER_S
         while monotonic_ns() < give_up_ns:
             if self.hear(50) and asked in self._refused:

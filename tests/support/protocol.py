@@ -210,7 +210,7 @@ class AgentBench:
     def preparing(self, pools: int = 2, plan: Plan | None = None) -> list[AgentAction]:
         """Join and receive a share."""
         self.welcomed()
-        return self.hears(Prepare(assignment=assignment(plan or self.plan, pools), plan_hash="hash"))
+        return self.hears(Prepare(assignments=(assignment(plan or self.plan, pools),), plan_hash="hash"))
 
     def prepared(self, pools: int = 2, plan: Plan | None = None) -> list[AgentAction]:
         self.preparing(pools, plan)

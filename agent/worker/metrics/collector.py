@@ -116,15 +116,17 @@ class Collector:
         usage: ProcessUsage,
         *,
         from_ns: int = 0,
+        first_leg: int = 0,
     ) -> None:
-        """from_ns: when the load of this process begins, from the start instant. The first interval is in that
-        second."""
+        """from_ns: when the load of this process begins, from the start instant; the first interval is of that
+        second. first_leg: the number of the first leg of `line` in the intervals, see `IntervalMetrics.stage`."""
         self._groups = groups
         self._usage = usage
         self._names = names
         self._outcomes = outcomes
         self._t0_ns = t0_ns
         self._line = line
+        self._first_leg = first_leg
         self._first_second = self._next_second = from_ns // NS_PER_S
         self._issued_then = 0
         self._reported = (0, 0)
@@ -210,7 +212,10 @@ class Collector:
         return (*others, msgspec.structs.replace(last, pools=pools))
 
     def _nothing_in(self, second: int) -> IntervalMetrics:
-        return IntervalMetrics(first=second, last=second, stage=self._line.in_second(second)[-1])
+        return IntervalMetrics(first=second, last=second, stage=self._first_leg + self._last_leg(second))
+
+    def _last_leg(self, second: int) -> int:
+        return self._line.at((second + 1) * NS_PER_S - 1)
 
     def _gather(self) -> None:
         self._issued_then = self.issued
@@ -225,8 +230,8 @@ class Collector:
         tallies, all_unsent = self._tallies(), self._unsent()
         issued, transactions = (now - then for now, then in zip(tallies, self._reported, strict=True))
         unsent = all_unsent - self._unsent_reported
-        # Tallies have no times: their growth counts in the second `tallied`.
-        tally_key = (tallied, line.in_second(tallied)[-1])
+        # Tallies have no time: their growth counts in the second `tallied`.
+        tally_key = (tallied, self._last_leg(tallied))
         found_any = self._usage.keys().union(*found.values())
         keys = {key for key in found_any if key[0] <= through}
         keys |= {(second, leg) for second in fresh for leg in line.in_second(second)}
@@ -245,7 +250,7 @@ class Collector:
             interval = IntervalMetrics(
                 first=second,
                 last=second,
-                stage=leg,
+                stage=self._first_leg + leg,
                 late=sum(begun_after for _, begun_after in released.values()),
                 generator=self._usage.release(key, late, load_ns),
                 pools={name: pool for name, (pool, _) in released.items()},

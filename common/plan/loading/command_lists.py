@@ -24,14 +24,37 @@ class _NotTextError(Exception):
         self.fault = fault
 
 
-def join_command_lists(workload: Any) -> tuple[Any, Fault | None]:
-    """(the raw workload with a line in place of each list of arguments, the fault of the first argument that is not
-    text).
+def join_lists_of_plan(raw: Any) -> tuple[Any, Fault | None]:
+    """As `join_command_lists`, for every workload of a raw plan."""
+    if not isinstance(raw, dict):
+        return raw, None
+    fault = None
+    if "workload" in raw:
+        workload, fault = join_command_lists(raw["workload"])
+        raw = {**raw, "workload": workload}
+    if isinstance(raw.get("scenarios"), list):
+        scenarios, of_scenarios = join_lists_of_scenarios(raw["scenarios"])
+        raw, fault = {**raw, "scenarios": scenarios}, fault or of_scenarios
+    return raw, fault
+
+
+def join_lists_of_scenarios(raw: list[Any]) -> tuple[list[Any], Fault | None]:
+    """As `join_command_lists`, for the workload of every scenario of a list."""
+    joined, first = list(raw), None
+    for number, scenario in enumerate(raw):
+        if isinstance(scenario, dict) and "workload" in scenario:
+            workload, fault = join_command_lists(scenario["workload"], ("scenarios", number, "workload"))
+            joined[number] = {**scenario, "workload": workload}
+            first = first or fault
+    return joined, first
+
+
+def join_command_lists(workload: Any, path: KeyPath = ("workload",)) -> tuple[Any, Fault | None]:
+    """(the raw workload with a line for each list of arguments, the first argument that is not text).
 
     Other faults stay in the workload, and `find_fault` reports them."""
     if not isinstance(workload, dict):
         return workload, None
-    path: KeyPath = ("workload",)
     try:
         return {key: _section(value, key, (*path, key)) for key, value in workload.items()}, None
     except _NotTextError as error:

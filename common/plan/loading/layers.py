@@ -80,6 +80,23 @@ def raw_plan_layer(raw: Mapping[str, Any], where: DescribeSource) -> Layer:
     return Layer(values, where, pool_groups=len(groups))
 
 
+def overlaid(below: Layer, above: Layer, own: frozenset[str]) -> Layer:
+    """Two layers of one file as one: a scenario's over those at the top. own: the sections whose faults belong to the
+    scenario even where it sets nothing. A scenario's list of pool groups replaces the list below."""
+    values = dict(below.values)
+    if above.pool_groups:
+        values = {path: value for path, value in values.items() if path[0] != "pools"}
+    for path in _overridden(above.values):
+        values.pop(path, None)
+    values |= above.values
+
+    def where(path: KeyPath) -> str:
+        is_below = any(path[:end] in below.values and path[:end] not in above.values for end in range(1, len(path) + 1))
+        return (below if is_below or path[0] not in own else above).where(path)
+
+    return Layer(values, where, above.pool_groups or below.pool_groups)
+
+
 def settings_layer(values: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) -> Layer:
     """A layer of flags, or of variables. names: the flag or the variable that set each value."""
 
@@ -90,9 +107,10 @@ def settings_layer(values: Mapping[KeyPath, Any], names: Mapping[KeyPath, str]) 
 
 
 def merge(layers: Sequence[Layer]) -> MergedLayers:
-    """All layers as one. Values of later layers replace values of earlier ones."""
-    plan_file = next((layer for layer in layers if layer.pool_groups is not None), None)
-    groups = (plan_file and plan_file.pool_groups) or 1
+    """All layers as one, later over earlier."""
+    files = [layer for layer in reversed(layers) if layer.pool_groups is not None]
+    plan_file = files[0] if files else None
+    groups = next((layer.pool_groups for layer in files if layer.pool_groups), 1)
     merged: dict[KeyPath, Any] = {}
     sources: dict[KeyPath, DescribeSource] = {}
     for layer in layers:

@@ -10,26 +10,28 @@ from typing import Any
 
 from common.errors import PlanError
 from common.plan.key_path import render
-from common.plan.loading.command_lists import join_command_lists
+from common.plan.loading.command_lists import join_command_lists, join_lists_of_scenarios
 from common.plan.loading.parsing import parse_plan_text, read_small_file
 from common.plan.validation import find_fault
 from common.units import show
 
 _FOLDER = "common.plan.profiles"
-_OWN_KEYS = ("description", "driver")
+_OWN_KEYS = ("description", "driver", "scenarios")
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named workload. workload: the raw `workload` section of a plan. driver: the driver that the profile needs, None
-    for any. text: the unchanged text of the file."""
+    """A workload by name, or several scenarios. workload: the raw `workload` section of a plan; with scenarios, what
+    they have in common. driver: the driver that the profile is for, None for any. scenarios: as in a plan. text: the
+    file as written."""
 
     name: str
     description: str
     workload: dict[str, Any]
     driver: str | None
     text: str
+    scenarios: tuple[dict[str, Any], ...] = ()
 
 
 def names() -> list[str]:
@@ -78,9 +80,18 @@ def parse(data: bytes, name: str) -> Profile:
         raise PlanError(f"{name}: $.driver: {fault.problem}")
     if "profile" in workload:
         raise PlanError(f"{name}: $.profile: expected commands and their keys, got a profile within a profile")
-    if not workload.get("commands"):
+    scenarios = _scenarios(own["scenarios"], name)
+    if not workload.get("commands") and not scenarios:
         raise PlanError(f"{name}: $.commands: expected a list with at least one entry, got none")
     description = own["description"] or ""
     if not isinstance(description, str):
         raise PlanError(f"{name}: $.description: expected text, got {show(description)}")
-    return Profile(name, description, workload, driver, data.decode())
+    return Profile(name, description, workload, driver, data.decode(), scenarios)
+
+
+def _scenarios(raw: Any, name: str) -> tuple[dict[str, Any], ...]:
+    joined, fault = join_lists_of_scenarios(raw) if isinstance(raw, list) else (raw, None)
+    fault = fault or (None if raw is None else find_fault(joined, ("scenarios",)))
+    if fault is not None:
+        raise PlanError(f"{name}: {render(fault.path)}: {fault.problem}")
+    return tuple(joined or ())

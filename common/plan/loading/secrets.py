@@ -16,6 +16,7 @@ import msgspec
 from common.errors import PlanError
 from common.plan.key_path import DescribeSource, KeyPath, in_plan
 from common.plan.loading.parsing import read_small_file
+from common.plan.scenarios import map_targets
 from common.plan.schema import Plan, Sentinel, Target
 from common.plan.schema.target_url import Address, parse_redis_url
 from common.plan.settings import PASSWORD, SENTINEL_PASSWORD, URL
@@ -57,9 +58,13 @@ def secret_variables(target: Target) -> list[str]:
 
 def with_secrets_of(plan: Plan, other: Plan) -> Plan:
     """A plan that was stored without its passwords, with the passwords of another plan."""
-    sentinel = msgspec.structs.replace(plan.target.sentinel, password=other.target.sentinel.password)
-    target = msgspec.structs.replace(plan.target, password=other.target.password, sentinel=sentinel)
-    return msgspec.structs.replace(plan, target=target)
+
+    def with_secrets(name: str, target: Target) -> Target:
+        known = other.targets.get(name, Target()) if name else other.target
+        sentinel = msgspec.structs.replace(target.sentinel, password=known.sentinel.password)
+        return msgspec.structs.replace(target, password=known.password, sentinel=sentinel)
+
+    return map_targets(plan, with_secrets)
 
 
 def _address(target: Target, where: DescribeSource) -> Address | None:

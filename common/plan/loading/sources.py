@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from common.errors import PlanError
-from common.plan.key_path import DescribeSource, KeyPath, render
+from common.plan.key_path import DescribeSource, KeyPath, in_plan, render
 from common.plan.loading import profiles
-from common.plan.loading.command_lists import join_command_lists
-from common.plan.loading.layers import PROFILE, Layer, MergedLayers, merge, merge_below, raw_plan_layer, settings_layer
+from common.plan.loading.command_lists import join_lists_of_plan
+from common.plan.loading.layers import (
+    PROFILE,
+    Layer,
+    MergedLayers,
+    merge,
+    merge_below,
+    overlaid,
+    raw_plan_layer,
+    settings_layer,
+)
 from common.plan.loading.parsing import parse_plan_text, read_small_file
+from common.plan.loading.profiles import Profile
 from common.plan.loading.secrets import resolve_secrets
-from common.plan.rules.checks import Purpose, check_plan
-from common.plan.schema import Plan
+from common.plan.rules.checks import Purpose, check_plan, check_plan_limits
+from common.plan.rules.scenario_rules import check_order, check_scenarios
+from common.plan.scenarios import with_probe, with_scenarios
+from common.plan.schema import Plan, Scenario
 from common.plan.schema.target_url import redact_url
 from common.plan.schema.workload import DEFAULT_PROFILE
 from common.plan.settings import (
@@ -62,16 +74,141 @@ def load_plan(
     passwords = [environ.get(setting.variable, "") for setting in (PASSWORD, SENTINEL_PASSWORD)]
     passwords += password_candidates(data.decode(errors="replace"))
     try:
-        layers = [environment_layer(environ)]
-        if file is not None:
-            layers.append(_with_files_beside(plan_text_layer(data, str(file)), file.parent))
-        layers.append(flags_layer(flags))
-        merged = _with_size_file(_with_profile(merge(layers)))
-        plan = from_builtins(merged.raw_plan(), Plan)
-        check_plan(plan, merged.where, purpose)
-        return resolve_secrets(plan, environ, merged.where)
+        return _load(_Sources.read(file, data, flags, environ), environ, purpose)
     except PlanError as error:
         raise PlanError(hide_userinfo(hide_values(str(error), passwords))) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """All sources, as layers. file: the sections at the top of the plan file. targets: by name. scenarios: their names
+    and starts, each with the layer of its other keys; place: where they stand. profile: the base of the scenarios of a
+    profile, None if they are the file's or if there are none."""
+
+    environment: Layer
+    file: Layer | None
+    flags: Layer
+    targets: Mapping[str, Layer]
+    scenarios: Sequence[tuple[Scenario, Layer]]
+    place: DescribeSource
+    profile: Layer | None = None
+
+    @classmethod
+    def read(cls, file: Path | None, data: bytes, flags: Mapping[Setting, Any], environ: Mapping[str, str]) -> Self:
+        """Raises PlanError for a fault in one of the sources."""
+        environment, of_flags = environment_layer(environ), flags_layer(flags)
+        if file is None:
+            read = cls(environment, None, of_flags, {}, (), in_plan)
+        else:
+            where = _in_file(str(file))
+            raw = parse_plan_file(data, str(file))
+            top = {key: value for key, value in raw.items() if key not in ("targets", "scenarios")}
+            targets = {
+                name: raw_plan_layer({"target": target or {}}, _below(where, ("targets", name), "target"))
+                for name, target in (raw.get("targets") or {}).items()
+            }
+            scenarios = [
+                (scenario, _with_files_beside(layer, file.parent))
+                for scenario, layer in _scenario_layers(raw.get("scenarios") or (), where)
+            ]
+            of_file = _with_files_beside(raw_plan_layer(top, where), file.parent)
+            read = cls(environment, of_file, of_flags, targets, scenarios, where)
+        return read if read.scenarios else read._with_scenarios_of_profile()
+
+    def _with_scenarios_of_profile(self) -> Self:
+        merged = self.merged()
+        name = merged.values.get(PROFILE)
+        if name is None or not (profile := profiles.load(name, merged.where(PROFILE))).scenarios:
+            return self
+        place = _in_file(f"profile {name}")
+        base, scenarios = _profile_layer(profile), _scenario_layers(profile.scenarios, place)
+        if profiles.is_file(name):
+            base = _with_files_beside(base, Path(name).parent)
+            scenarios = [(scenario, _with_files_beside(layer, Path(name).parent)) for scenario, layer in scenarios]
+        return replace(
+            self,
+            environment=_without(self.environment, PROFILE),
+            file=None if self.file is None else _without(self.file, PROFILE),
+            flags=_without(self.flags, PROFILE),
+            scenarios=scenarios,
+            place=place,
+            profile=base,
+        )
+
+    def merged(self, scenario: Scenario | None = None, layer: Layer | None = None) -> MergedLayers:
+        """The layers of a scenario; of the plan without scenarios by default."""
+        file = self.file
+        if file is not None and scenario is not None and scenario.target:
+            file = overlaid(file, self.targets[scenario.target], frozenset({"target"}))
+        if layer is None:
+            return merge([each for each in (self.environment, file, self.flags) if each is not None])
+        if self.profile is not None:
+            base = overlaid(self.profile, layer, _SCENARIO_SECTIONS)
+            return merge([each for each in (base, self.environment, file, self.flags) if each is not None])
+        assert file is not None
+        return merge([self.environment, overlaid(file, layer, _SCENARIO_SECTIONS), self.flags])
+
+
+_SCENARIO_SECTIONS = frozenset({"pools", "workload", "load"})
+_OWN_TARGET = (("target", "url"), ("target", "embedded"))
+
+
+def _load(sources: _Sources, environ: Mapping[str, str], purpose: Purpose) -> Plan:
+    check_scenarios([scenario for scenario, _ in sources.scenarios], list(sources.targets), sources.place)
+    merged = sources.merged()
+    if not sources.scenarios:
+        return _with_probe(_one_plan(merged, environ, purpose), merged)
+    parts = []
+    for scenario, layer in sources.scenarios:
+        for path in _OWN_TARGET:
+            if scenario.target and path in sources.flags.values:
+                raise PlanError(
+                    f"{sources.flags.where(path)}: expected no target, because the scenario {scenario.name} has its "
+                    f"own, {scenario.target}"
+                )
+        parts.append((scenario, _one_plan(sources.merged(scenario, layer), environ, purpose)))
+    plan = with_scenarios(parts[0][1], parts)
+    check_order(plan.scenarios, sources.place)
+    check_plan_limits(plan, sources.place)
+    return _with_probe(plan, merged)
+
+
+def _with_probe(plan: Plan, merged: MergedLayers) -> Plan:
+    try:
+        return with_probe(plan)
+    except PlanError as error:
+        raise PlanError(f"{merged.where(('probe',))}: {error}") from error
+
+
+def _one_plan(merged: MergedLayers, environ: Mapping[str, str], purpose: Purpose) -> Plan:
+    complete = _with_size_file(_with_profile(merged))
+    plan = from_builtins(complete.raw_plan(), Plan)
+    check_plan(plan, complete.where, purpose)
+    return resolve_secrets(plan, environ, complete.where)
+
+
+def _scenario_layers(raw: Sequence[Mapping[str, Any]], where: DescribeSource) -> list[tuple[Scenario, Layer]]:
+    """For each scenario of a file: what it says of itself, and the layer of its sections."""
+    return [
+        (
+            from_builtins({key: value for key, value in each.items() if key not in _SCENARIO_SECTIONS}, Scenario),
+            raw_plan_layer(
+                {key: value for key, value in each.items() if key in _SCENARIO_SECTIONS and value is not None},
+                _below(where, ("scenarios", number)),
+            ),
+        )
+        for number, each in enumerate(raw)
+    ]
+
+
+def _below(where: DescribeSource, parent: KeyPath, replaced: str = "") -> DescribeSource:
+    """The places in a part of a file. parent: where the part stands. replaced: the first key of a path that `parent`
+    takes the place of."""
+    return lambda path: where((*parent, *(path[1:] if replaced and path[:1] == (replaced,) else path)))
+
+
+def _without(layer: Layer, path: KeyPath) -> Layer:
+    return replace(layer, values={key: value for key, value in layer.values.items() if key != path})
 
 
 def _read_plan(file: Path) -> bytes:
@@ -81,18 +218,14 @@ def _read_plan(file: Path) -> bytes:
     return read_small_file(file, str(file), "a plan that can be read")
 
 
-def plan_text_layer(data: bytes, name: str) -> Layer:
-    """The layer of a plan file called `name`. Raises PlanError."""
-    raw = parse_plan_text(data, name)
-    fault = None
-    if isinstance(raw, dict) and "workload" in raw:
-        workload, fault = join_command_lists(raw["workload"])
-        raw = {**raw, "workload": workload}
+def parse_plan_file(data: bytes, name: str) -> dict[str, Any]:
+    """The raw plan in a plan file called `name`, without faults. Raises PlanError."""
+    raw, fault = join_lists_of_plan(parse_plan_text(data, name))
     fault = fault or find_fault(raw)
-    where = _in_file(name)
     if fault is not None:
-        raise PlanError(f"{where(fault.path)}: {fault.problem}")
-    return raw_plan_layer(raw, where)
+        raise PlanError(f"{name}: {render(fault.path)}: {fault.problem}")
+    assert isinstance(raw, dict)
+    return raw
 
 
 def environment_layer(environ: Mapping[str, str]) -> Layer:
@@ -154,16 +287,24 @@ def _with_profile(merged: MergedLayers) -> MergedLayers:
             return merged
         name = DEFAULT_PROFILE
     profile = profiles.load(name, merged.where(PROFILE))
-    layer = raw_plan_layer({"workload": profile.workload}, _in_profile(name))
+    if profile.scenarios:
+        raise PlanError(
+            f"{merged.where(PROFILE)}: expected a profile of one workload, got {show(name)}, which has scenarios"
+        )
+    layer = _profile_layer(profile, merged.pool_groups)
     if profiles.is_file(name):
         layer = _with_files_beside(layer, Path(name).parent)
-    if profile.driver is not None:
-        drivers: dict[KeyPath, str] = {("pools", n, "driver"): profile.driver for n in range(merged.pool_groups)}
-        layer = replace(layer, values={**layer.values, **drivers})
     complete = merge_below(merged, layer)
     # Remove the name of a profile file: the plan has its whole content, and the file may not exist at the next load.
     label = None if profiles.is_file(name) else name
     return replace(complete, values={**complete.values, PROFILE: label})
+
+
+def _profile_layer(profile: Profile, pool_groups: int = 0) -> Layer:
+    """The layer of a profile's workload, and of its driver for this many pool groups."""
+    layer = raw_plan_layer({"workload": profile.workload}, _in_profile(profile.name))
+    drivers: dict[KeyPath, Any] = {("pools", n, "driver"): profile.driver for n in range(pool_groups)}
+    return replace(layer, values={**layer.values, **drivers}) if profile.driver is not None else layer
 
 
 def _with_size_file(merged: MergedLayers) -> MergedLayers:

@@ -50,6 +50,13 @@ def check_plan(plan: Plan, where: DescribeSource = in_plan, purpose: Purpose = P
             raise PlanError(f"{where(path)}: {problem}")
 
 
+def check_plan_limits(plan: Plan, where: DescribeSource) -> None:
+    """Raises PlanError if all scenarios together have more of something than a plan may have."""
+    pools = tuple(group for scenario in plan.scenarios for group in scenario.pools)
+    for _, problem in _pools_are_within_limits(msgspec.structs.replace(plan, pools=pools)):
+        raise PlanError(f"{where(('scenarios',))}: {problem}")
+
+
 def _target_is_named(plan: Plan) -> Iterator[Finding]:
     target = plan.target
     if target.embedded is not None and target.url:

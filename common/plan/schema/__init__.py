@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from msgspec import Meta
+from msgspec import Meta, field
 
-from common.plan.schema.base import LOAD, NotNegative, described, setting
+from common.plan.schema.base import LOAD, Name, NotNegative, described, setting
 from common.plan.schema.base import Section as Section
 from common.plan.schema.fleet import Fleet as Fleet
 from common.plan.schema.fleet import OnAgentLoss as OnAgentLoss
@@ -22,6 +22,7 @@ from common.plan.schema.pools import Connections as Connections
 from common.plan.schema.pools import Driver as Driver
 from common.plan.schema.pools import Pools as Pools
 from common.plan.schema.pools import TcpPool as TcpPool
+from common.plan.schema.scenario import Scenario as Scenario
 from common.plan.schema.target import BackoffKind as BackoffKind
 from common.plan.schema.target import Cluster as Cluster
 from common.plan.schema.target import Embedded as Embedded
@@ -48,10 +49,16 @@ from common.plan.schema.workload import ValueKind as ValueKind
 from common.plan.schema.workload import Values as Values
 from common.plan.schema.workload import When as When
 from common.plan.schema.workload import Workload as Workload
+from common.units import PerSecond
 
 
 class Plan(Section, frozen=True, kw_only=True):
-    """The whole plan. Equal plans on equal fleets draw the same keys, because every seed is derived from `seed`."""
+    """The whole plan. Two equal plans on equal fleets draw the same keys: every seed is derived from `seed`.
+
+    A plan without `scenarios` is one scenario, made of the sections at the top. In a loaded plan every scenario is
+    complete, and so is every target: defaults from the top have been filled in. `common.plan.scenarios` has each
+    scenario as a plan of its own.
+    """
 
     heading: ClassVar[str] = LOAD
 
@@ -61,5 +68,21 @@ class Plan(Section, frozen=True, kw_only=True):
     ] = (Pools(),)
     workload: Annotated[Workload, described("what is issued")] = Workload()
     load: Annotated[Load, described("how much is issued, and when")] = Load()
+    targets: Annotated[
+        dict[Name, Target],
+        described("targets by name, for scenarios; `target` has the defaults of all of them", repeats_top=True),
+    ] = field(default_factory=dict)
+    scenarios: Annotated[
+        tuple[Scenario, ...],
+        described("loads that run at the same time; the sections at the top have the defaults of all of them"),
+    ] = ()
+    probe_per_s: Annotated[
+        PerSecond | None,
+        setting(
+            "--probe",
+            help="also send the workload at this low rate through one connection of its own, such as 20/s: the latency "
+            "that a client without load of its own sees",
+        ),
+    ] = field(default=None, name="probe")
     fleet: Annotated[Fleet, described("which agents run it")] = Fleet()
     seed: Annotated[NotNegative, setting("--seed", help="the same seed draws the same keys")] = 1

@@ -72,15 +72,17 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a field of the schema means, and the options that set it."""
+    """What a field of the schema means, and the options that set it. repeats_top: its keys are those of a section at
+    the top of the plan, where they are described and have their options."""
 
     help: str
     options: tuple[Option, ...] = ()
+    repeats_top: bool = False
 
 
-def described(help: str, *options: Option) -> Meta:
+def described(help: str, *options: Option, repeats_top: bool = False) -> Meta:
     """Declare a field that has no option, or several options."""
-    return Meta(extra={_KEY: Declaration(help=help, options=options)})
+    return Meta(extra={_KEY: Declaration(help=help, options=options, repeats_top=repeats_top)})
 
 
 def setting(*flags: str, help: str, **option: Any) -> Meta:

@@ -25,10 +25,12 @@ from common.metrics.intervals import (
     add_named,
     merge_intervals,
 )
+from common.plan.scenarios import MAIN, ScenarioPlan, scenario_plans
 from common.plan.schema import Load
-from common.plan.timeline import timeline
+from common.plan.timeline import Timeline, timeline
 from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
+from coordinator.analysis.totals.scenario_records import record_of_scenario
 from coordinator.analysis.totals.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
 from coordinator.journal.records import (
     AgentEnded,
@@ -56,10 +58,16 @@ class Aggregate:
     """The sums of all records so far. Attributes are read-only for callers.
 
     recovered: complete seconds that changed later, because an agent that had been cut off reported its operations.
-    peak_open: most connections open in any second, over all agents.
+    peak_open: most connections open in any second, over all agents. scenario: see `__init__`. parts: in a run with
+    several scenarios, an aggregate of each, folded from this scenario's records alone. The legs of `line` are then
+    those of all scenarios, one scenario after the other; their times overlap.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scenario: ScenarioPlan | None = None) -> None:
+        """scenario: for a part of a run with several."""
+        self.scenario = scenario
+        self.parts: tuple[Aggregate, ...] = ()
+        self._scenario_of_leg: tuple[int, ...] = (0,)
         self.opened: RunOpened | None = None
         self.started: RunStarted | None = None
         self.cleaned: CleanedUp | None = None
@@ -93,7 +101,7 @@ class Aggregate:
                 pass  # a repeated record
             case RunOpened():
                 self.opened = record
-                self.timeline = timeline(record.plan.load)
+                self._open_parts(record)
                 self.stages = [StageTally() for _ in self.timeline.legs]
                 self.agents = {facts.agent_id: AgentTally(facts) for facts in record.agents}
                 self._lagging = set(self.agents)
@@ -122,12 +130,43 @@ class Aggregate:
                 self.failed = record
             case _:
                 assert_never(record)
+        for part in self.parts:
+            assert part.scenario is not None
+            if part.opened is None or not isinstance(record, RunOpened):
+                part.apply(record_of_scenario(record, part.scenario))
 
     def _check_order(self, record: AnyRecord) -> None:
         if self.opened is None and not isinstance(record, RunOpened):
             raise ProtocolError(f"the first record is {type(record).__name__}, expected RunOpened")
         if self.opened is not None and isinstance(record, RunOpened) and record != self.opened:
             raise ProtocolError(f"a second run begins, {record.run_id}; expected one run, {self.opened.run_id}")
+
+    def _open_parts(self, record: RunOpened) -> None:
+        if self.scenario is not None:
+            self.timeline = self.scenario.timeline
+            return
+        scenarios = scenario_plans(record.plan)
+        self.timeline = Timeline(tuple(leg for each in scenarios for leg in each.timeline.legs))
+        self._scenario_of_leg = tuple(each.number for each in scenarios for _ in each.timeline.legs)
+        if record.plan.scenarios:
+            self.parts = tuple(map(Aggregate, scenarios))
+
+    @property
+    def name(self) -> str:
+        """The name of the scenario."""
+        return self.scenario.name if self.scenario is not None else MAIN
+
+    @property
+    def end_ns(self) -> int | None:
+        """When the load ends as planned, after the start; None if the end of a scenario is not planned in time."""
+        ends_ns = [each.timeline.end_ns for each in self.scenarios]
+        known_ns = [end_ns for end_ns in ends_ns if end_ns is not None]
+        return max(known_ns) if len(known_ns) == len(ends_ns) else None
+
+    @property
+    def scenarios(self) -> tuple[Aggregate, ...]:
+        """The aggregate of each scenario: this one, for a run with one."""
+        return self.parts or (self,)
 
     @property
     def is_complete(self) -> bool:
@@ -153,12 +192,12 @@ class Aggregate:
     @property
     def totals(self) -> IntervalMetrics:
         """The sum of all frames, over all stages."""
-        return _as_one(self.stages)
+        return _together([part.totals for part in self.parts]) if self.parts else _as_one(self.stages)
 
     @property
     def measured(self) -> IntervalMetrics:
         """The sum of all frames over the measured stages, which is what reports show."""
-        return _as_one(self.measured_stages)
+        return _together([part.measured for part in self.parts]) if self.parts else _as_one(self.measured_stages)
 
     @property
     def measured_stages(self) -> list[StageTally]:
@@ -173,8 +212,15 @@ class Aggregate:
 
     @property
     def duration_s(self) -> float:
-        """Length of the run; until it has ended, up to the last known second."""
-        return self.closed.duration_s if self.closed else float(max(self.seconds, default=-1) + 1)
+        """Length of the run; until it has ended, up to the last known second. For one scenario of several, up to the
+        end of this scenario."""
+        if self.closed is None:
+            return float(max(self.seconds, default=-1) + 1)
+        finals = [agent.end.final for agent in self.agents.values() if agent.end and agent.end.final]
+        if self.scenario is None or len(finals) < len(self.agents):
+            end_ns = None if self.scenario is None else self.timeline.end_ns
+            return self.closed.duration_s if end_ns is None else min(self.closed.duration_s, end_ns / NS_PER_S)
+        return max((final.ran_ns for final in finals), default=0) / NS_PER_S
 
     def by_second(self) -> Iterator[tuple[int, Second]]:
         """Yield (number, second) for every second up to the last known one; a second without reports is empty."""
@@ -243,11 +289,14 @@ class Aggregate:
                 add_named(agent.never_opened, cause, count)
         self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
         is_open = self.timeline.legs[interval.stage].is_open
+        scenario = self._scenario_of_leg[interval.stage] if self.parts else 0
         for part in (
             map(SecondPart.from_metrics, interval.seconds) if interval.seconds else spread_over_seconds(interval)
         ):
             second = self.seconds.get(part.number) or self.seconds.setdefault(part.number, Second())
-            second.add(agent.facts.agent_id, agent.through, part, is_open=is_open)
+            # Scenarios have connections and processes of their own, so their gauges add up.
+            gauge = f"{agent.facts.agent_id}\0{scenario}" if self.parts else agent.facts.agent_id
+            second.add(gauge, agent.through, part, is_open=is_open)
             self.peak_open = max(self.peak_open, second.connections_open)
 
     def _advance(self) -> None:
@@ -273,6 +322,19 @@ def fold(records: Iterable[AnyRecord]) -> Aggregate:
     for record in records:
         aggregate.apply(record)
     return aggregate
+
+
+def scenarios_by_target(run: Aggregate) -> dict[str, list[Aggregate]]:
+    """The scenarios of a run by the name of their target."""
+    found: dict[str, list[Aggregate]] = {}
+    for each in run.scenarios:
+        found.setdefault(each.scenario.target if each.scenario else "", []).append(each)
+    return found
+
+
+def _together(scenarios: list[IntervalMetrics]) -> IntervalMetrics:
+    """The sum over scenarios, which run at the same time and have connections and processes of their own."""
+    return merge_intervals(scenarios, Merge.PARALLEL)
 
 
 def _as_one(stages: list[StageTally]) -> IntervalMetrics:

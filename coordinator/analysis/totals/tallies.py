@@ -204,8 +204,9 @@ class Second:
 
     operations: ended operations; ended_open: those of an open loop. begun: operations begun until shortly after the
     second. failures, refusals: errors by class, without a reply and with an error reply. connections_open: sum of the
-    agents' peaks of open connections. open_peaks, wanted_peaks and busy: gauges by agent id; after `compact`, only
-    those that came later. past_gauges: the gauges before `compact`.
+    agents' peaks of open connections. open_peaks, wanted_peaks and busy: gauges by agent id, in a run with several
+    scenarios by agent id, NUL and scenario; after `compact`, only those that came later. past_gauges: the gauges before
+    `compact`.
     """
 
     operations: int = 0
@@ -227,7 +228,8 @@ class Second:
     @property
     def agents(self) -> int:
         """How many agents reported this second."""
-        return len(self.open_peaks) + (self.past_gauges.agents if self.past_gauges else 0)
+        known = {gauge.partition("\0")[0] for gauge in self.open_peaks}
+        return len(known) + (self.past_gauges.agents if self.past_gauges else 0)
 
     @property
     def core_share(self) -> float | None:

@@ -74,7 +74,7 @@ BILLION = 10**9
     ],
 )  # fmt: skip
 def test_a_share_that_makes_no_sense_or_is_too_much_for_this_machine_is_named(share: Assignment, problem: str) -> None:
-    found = misfit(share, 2, CAPACITY)
+    found = misfit((share,), 2, CAPACITY)
     assert problem in found
     assert found.isprintable()
 
@@ -82,7 +82,7 @@ def test_a_share_that_makes_no_sense_or_is_too_much_for_this_machine_is_named(sh
 def test_more_pools_than_any_plan_has_are_not_even_looked_at() -> None:
     pools = tuple(PoolShare(0, number, number) for number in range(100_001))
     share = Assignment(plan=TWO, pools=pools, threads_total=1)
-    assert "expected at most 100,000 client pools" in misfit(share, 2, CAPACITY)
+    assert "expected at most 100,000 client pools" in misfit((share,), 2, CAPACITY)
 
 
 NOW_NS = 1_000_000 * NS_PER_S

@@ -15,15 +15,15 @@ from tests.support.stages import stage
 
 
 def share(processes: int = 2) -> AssignmentTracker:
-    return AssignmentTracker.of(assignment(pools=processes), processes)
+    return AssignmentTracker.of((assignment(pools=processes),), processes)
 
 
 def test_there_are_no_more_processes_than_pools() -> None:
-    assert len(AssignmentTracker.of(assignment(pools=2), 8).assignments) == 2
+    assert len(AssignmentTracker.of((assignment(pools=2),), 8).assignments) == 2
 
 
 def test_an_assignment_without_pools_needs_no_process() -> None:
-    empty = AssignmentTracker.of(assignment(pools=0), 8)
+    empty = AssignmentTracker.of((assignment(pools=0),), 8)
     assert empty.assignments == ()
     assert empty.all_prepared
     assert empty.all_over
@@ -32,7 +32,7 @@ def test_an_assignment_without_pools_needs_no_process() -> None:
 
 @given(st.integers(0, 40), st.integers(1, 12))
 def test_every_pool_is_dealt_to_exactly_one_process(pools: int, processes: int) -> None:
-    hands = [part.pools for part in AssignmentTracker.of(assignment(pools=pools), processes).assignments]
+    hands = [part.pools for part in AssignmentTracker.of((assignment(pools=pools),), processes).assignments]
     assert sorted(pool.number for hand in hands for pool in hand) == list(range(pools))
     assert all(hands)
     assert not hands or max(map(len, hands)) - min(map(len, hands)) <= 1
@@ -122,18 +122,18 @@ def test_final_has_the_totals_and_the_worst_figures_of_all_processes() -> None:
 
 def test_processes_are_overdue_after_the_drain_that_follows_the_planned_end() -> None:
     plan = fleet_plan(duration_s=3.0, drain_s=4.0)
-    one = AssignmentTracker.of(assignment(plan), 1)
+    one = AssignmentTracker.of((assignment(plan),), 1)
     assert one.overdue_ns(100, 50, 7) == 100 + 7 * NS_PER_S + 7
 
 
 def test_processes_that_start_after_the_planned_end_still_have_the_drain() -> None:
     plan = fleet_plan(duration_s=3.0, drain_s=4.0)
-    one = AssignmentTracker.of(assignment(plan), 1)
+    one = AssignmentTracker.of((assignment(plan),), 1)
     assert one.overdue_ns(100, 9 * NS_PER_S, 7) == 13 * NS_PER_S + 7
 
 
 def test_processes_of_a_load_without_an_end_are_never_overdue() -> None:
-    one = AssignmentTracker.of(assignment(fleet_plan(duration_s=None, requests=5)), 1)
+    one = AssignmentTracker.of((assignment(fleet_plan(duration_s=None, requests=5)),), 1)
     assert one.overdue_ns(100, 50, 7) is None
 
 
@@ -180,7 +180,7 @@ def test_metrics_of_processes_are_merged_by_stage() -> None:
 def test_processes_are_overdue_after_the_warmup_and_all_stages() -> None:
     plan = fleet_plan(duration_s=None, drain_s=4.0)
     load = Load(stages=(stage(1), stage(2, 5)), warmup_s=Seconds(3))
-    one = AssignmentTracker.of(assignment(msgspec.structs.replace(plan, load=load)), 1)
+    one = AssignmentTracker.of((assignment(msgspec.structs.replace(plan, load=load)),), 1)
     assert one.overdue_ns(NS_PER_S, 0, 2 * NS_PER_S) == (1 + 6 + 4 + 2) * NS_PER_S
 
 

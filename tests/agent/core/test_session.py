@@ -89,7 +89,7 @@ DRAIN_S = 10.0
 HOUR_NS = 3600 * NS_PER_S
 KEEPS = "keeping the results of run run-1 for 300 s: `coordinator start --resume run-1` collects them"
 
-PREPARE = Prepare(assignment=assignment(pools=2), plan_hash="hash")
+PREPARE = Prepare(assignments=(assignment(pools=2),), plan_hash="hash")
 FAILED = Failed(kind=FailureKind.TARGET, reason="the target refused us")
 
 
@@ -980,7 +980,7 @@ def test_a_metrics_connection_that_once_worked_may_be_lost_during_a_preload() ->
 
 def impossible() -> Prepare:
     plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(threads_per_pool=10**9),))
-    return Prepare(assignment=Assignment(plan=plan, pools=dealt(1), threads_total=10**9), plan_hash="")
+    return Prepare(assignments=(Assignment(plan=plan, pools=dealt(1), threads_total=10**9),), plan_hash="")
 
 
 def test_an_impossible_assignment_is_refused_and_the_agent_can_take_another() -> None:
@@ -1018,7 +1018,7 @@ def in_a_large_fleet() -> AgentBench:
     bench.hears(Welcome(protocol=PROTOCOL_MAX, agent_id="web1", pace=Pace(frame_s=4, heartbeat_s=2)))
     bench.hears(Attached())
     bench.passes(1.0, hearing=RUN_ID)
-    bench.hears(Prepare(assignment=assignment(fleet_plan(duration_s=3600.0), 1), plan_hash="hash"))
+    bench.hears(Prepare(assignments=(assignment(fleet_plan(duration_s=3600.0), 1),), plan_hash="hash"))
     bench.worker(0, ready())
     bench.hears(Start(t0_ns=bench.now_ns))
     return bench

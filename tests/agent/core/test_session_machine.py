@@ -166,7 +166,7 @@ class AgentUnderAnyEvents(RuleBasedStateMachine):
         self.happens(LinkUp())
         self.hears(welcome())
         self.lives(0.1)
-        self.hears(Prepare(assignment=assignment(plan, pools), plan_hash="hash"))  # type: ignore[arg-type]
+        self.hears(Prepare(assignments=(assignment(plan, pools),), plan_hash="hash"))  # type: ignore[arg-type]
         for number in list(self.workers):
             self.prepares(number)
         self.hears(Start(t0_ns=self.bench.now_ns + self.bench.offset_ns))
@@ -179,7 +179,11 @@ class AgentUnderAnyEvents(RuleBasedStateMachine):
                 Stop(drain=False, reason="stopped"),
                 FinalAck(),
                 Dismiss(exit_code=0),
-                *(Prepare(assignment=assignment(plan, pools), plan_hash="hash") for plan in PLANS for pools in (0, 2)),
+                *(
+                    Prepare(assignments=(assignment(plan, pools),), plan_hash="hash")
+                    for plan in PLANS
+                    for pools in (0, 2)
+                ),
             ]
         )
         | st.integers(-5, 5).map(lambda seconds: Start(t0_ns=(1_000 + seconds) * NS_PER_S))

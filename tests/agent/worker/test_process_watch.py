@@ -18,6 +18,8 @@ from common.plan.timeline import timeline
 from common.protocol.messages import Assignment, WorkerMetrics, WorkerStop
 from common.units import NS_PER_S, Seconds
 
+EMPTY = Assignment(plan=Plan(), pools=(), threads_total=0)
+
 
 def test_a_worker_process_reads_orders_even_if_each_collection_takes_over_a_second(
     monkeypatch: pytest.MonkeyPatch,
@@ -65,7 +67,7 @@ def test_a_worker_process_reads_orders_even_if_each_collection_takes_over_a_seco
     pipe: Any = Told()
     running: Any = Running()
     slow: Any = Slow()
-    assert _supervise_load(pipe, running, span, slow, assignment) == (True, False)
+    assert _supervise_load(pipe, running, span, slow, assignment, 0) == (True, False)
     assert pipe.sent == 1
 
 
@@ -110,7 +112,7 @@ def test_a_paused_process_stalls_and_a_process_with_a_slow_agent_does_not(
     agent: Any = Agent()
     running: Any = Running()
     assignment = Assignment(plan=Plan(), pools=(), threads_total=0)
-    assert _supervise_load(agent, running, Span(t0_ns, end_ns), collector, assignment) == (True, False)
+    assert _supervise_load(agent, running, Span(t0_ns, end_ns), collector, assignment, 0) == (True, False)
     held = [part.generator.delays for message in agent.reports for part in message.intervals]
     assert [one.stalled_ns for one in held if one is not None] == [
         *[0] * 5,
@@ -197,7 +199,7 @@ def watched(
     pipe: Any = agent
     run: Any = load
     collector: Any = NoCollector()
-    return span, load, _supervise_load(pipe, run, span, collector, Assignment(plan=Plan(), pools=(), threads_total=0))
+    return span, load, _supervise_load(pipe, run, span, collector, EMPTY, 0)
 
 
 def test_the_load_of_a_paused_agent_ends_with_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:

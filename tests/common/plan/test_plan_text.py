@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from common.plan.loading.layers import merge
-from common.plan.loading.sources import plan_text_layer
+from common.plan.key_path import in_plan
+from common.plan.loading.layers import Layer, merge, raw_plan_layer
+from common.plan.loading.sources import parse_plan_file
 from common.plan.plan_text import plan_hash, plan_yaml
 from common.plan.schema import (
     Arrivals,
@@ -34,6 +35,10 @@ SECONDS = st.floats(0, 1e6).map(Seconds)
 SIZES = st.integers(0, 2**40).map(Bytes)
 COUNTS = st.integers(0, 2**63 - 1).map(Count)
 AT_LEAST_ONE = st.integers(1, 10**6)
+
+
+def _layer(plan: Plan) -> Layer:
+    return raw_plan_layer(parse_plan_file(plan_yaml(plan).encode(), "plan.yaml"), in_plan)
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -74,7 +79,7 @@ PLANS = st.builds(
 
 @given(PLANS)
 def test_the_yaml_of_any_plan_loads_as_the_same_plan(plan: Plan) -> None:
-    layer = plan_text_layer(plan_yaml(plan).encode(), "plan.yaml")
+    layer = _layer(plan)
     assert from_builtins(merge([layer]).raw_plan(), Plan) == plan
 
 
@@ -87,7 +92,7 @@ def test_only_equal_plans_have_equal_hashes(plan: Plan) -> None:
 
 def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
     ran = Plan(target=Target(url="redis://127.0.0.1:40001", embedded=Embedded.STANDALONE))
-    again = from_builtins(merge([plan_text_layer(plan_yaml(ran).encode(), "plan.yaml")]).raw_plan(), Plan)
+    again = from_builtins(merge([_layer(ran)]).raw_plan(), Plan)
     assert (again.target.url, again.target.embedded) == ("", Embedded.STANDALONE)
 
 
@@ -95,7 +100,7 @@ def test_the_yaml_of_an_embedded_run_can_be_run_again() -> None:
 @given(TEXT)
 def test_any_text_survives_the_yaml(prefix: str) -> None:
     plan = Plan(workload=Workload(keys=Keys(prefix=prefix)))
-    assert from_builtins(merge([plan_text_layer(plan_yaml(plan).encode(), "plan.yaml")]).raw_plan(), Plan) == plan
+    assert from_builtins(merge([_layer(plan)]).raw_plan(), Plan) == plan
 
 
 def test_neither_yaml_nor_hash_depend_on_the_password() -> None:

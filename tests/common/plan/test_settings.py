@@ -99,6 +99,7 @@ CONTRACT = """
 --arrivals | ARRIVALS | load.arrivals | constant
 --warmup | WARMUP | load.warmup | 0s
 --stage | STAGE | load.stages |
+--probe | PROBE | probe |
 --seed | SEED | seed | 1
 --expect-agents | EXPECT_AGENTS | fleet.expect_agents | 0
 --local-agents | LOCAL_AGENTS | fleet.local_agents | 0
@@ -138,7 +139,7 @@ def test_every_key_of_a_plan_can_be_set_by_a_flag_or_a_variable_except_for_those
         for field in plan_fields()
         if not field.settings and EVERY not in field.path and not hasattr(field.type, "fields")
     }
-    assert unset - set_by_parent == {"pools"}
+    assert unset - set_by_parent == {"pools", "scenarios", "targets"}
 
 
 @pytest.mark.parametrize(

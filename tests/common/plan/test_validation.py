@@ -21,6 +21,9 @@ def complaint(raw: Any) -> str:
     return line
 
 
+TOP_KEYS = "target, pools, workload, load, targets, scenarios, probe, fleet, seed"
+
+
 @pytest.mark.parametrize(
     ("raw", "line"),
     [
@@ -58,8 +61,8 @@ def complaint(raw: Any) -> str:
          '$.pools[0].threads-per-pool: unknown key; did you mean "threads_per_pool"?'),
         ({"load": {"xyz": 1}},
          "$.load.xyz: unknown key; expected one of duration, requests, rate, arrivals, warmup, stages"),
-        ({"a\nb": 1}, "$.***: unknown key; expected one of target, pools, workload, load, fleet, seed"),
-        ({7: 1}, "$: unknown key 7; expected one of target, pools, workload, load, fleet, seed"),
+        ({"a\nb": 1}, f"$.***: unknown key; expected one of {TOP_KEYS}"),
+        ({7: 1}, f"$: unknown key 7; expected one of {TOP_KEYS}"),
         ([], "$: expected a mapping with keys such as target, pools, workload, got an empty list"),
         ("plan", '$: expected a mapping with keys such as target, pools, workload, got text'),
     ],

@@ -80,7 +80,7 @@ OF_AGENTS = [
 OF_COORDINATORS = [
     welcome(),
     Refused(reason="no"),
-    Prepare(assignment=SHARE, plan_hash="hash"),
+    Prepare(assignments=(SHARE,), plan_hash="hash"),
     Start(t0_ns=2**62),
     HeartbeatReply(sent_ns=1, received_ns=2, replied_ns=3),
     Stop(drain=True, reason="interrupted"),
@@ -251,7 +251,10 @@ def test_an_invalid_agent_message_is_refused(message: Any, fields: dict[str, Any
         (FrameAck(next_seq=1), {"next_seq": -1}),
         (Stop(drain=True, reason=""), {"drain": 1}),
         (Start(t0_ns=1), {"t0_ns": 1.5}),
-        (Prepare(assignment=SHARE, plan_hash=""), {"assignment": {"plan": {}, "pools": [], "threads_total": -1}}),
+        (
+            Prepare(assignments=(SHARE,), plan_hash=""),
+            {"assignments": [{"plan": {}, "pools": [], "threads_total": -1}]},
+        ),
     ],
     ids=lambda value: f"{value}"[:60],
 )

@@ -32,7 +32,7 @@ def test_every_pool_is_dealt_once_and_threads_are_numbered_without_gap(plan: Pla
     dealt = assign(plan, agents)
     assert list(dealt.assignments) == [agent.agent_id for agent in agents]
     pools = sorted(
-        (share for assignment in dealt.assignments.values() for share in assignment.pools),
+        (share for agent_id in dealt.assignments for share in dealt.pools_of(agent_id)),
         key=lambda share: share.number,
     )
     assert [share.number for share in pools] == list(range(dealt.pools_total))
@@ -49,7 +49,7 @@ def test_every_pool_is_dealt_once_and_threads_are_numbered_without_gap(plan: Pla
 @given(PLANS, AGENTS)
 def test_all_assignments_have_the_same_fleet_wide_plan(plan: Plan, agents: list[AgentCapacity]) -> None:
     dealt = assign(plan, agents)
-    for assignment in dealt.assignments.values():
+    for (assignment,) in dealt.assignments.values():
         assert assignment.plan == dealt.plan
         assert assignment.threads_total == dealt.threads_total
     assert not dealt.plan.fleet.per_agent
@@ -59,14 +59,14 @@ def test_all_assignments_have_the_same_fleet_wide_plan(plan: Plan, agents: list[
 @given(PLANS, AGENTS)
 def test_the_ceiling_is_the_sum_over_all_pools_dealt(plan: Plan, agents: list[AgentCapacity]) -> None:
     dealt = assign(plan, agents)
-    groups = [dealt.plan.pools[share.group] for assignment in dealt.assignments.values() for share in assignment.pools]
+    groups = [dealt.plan.pools[share.group] for agent_id in dealt.assignments for share in dealt.pools_of(agent_id)]
     assert dealt.connection_ceiling == sum(group.client_instances_per_pool * group.max_connections for group in groups)
 
 
 def test_a_remaining_pool_goes_to_the_agent_with_the_fewest_threads_per_process() -> None:
     plan = Plan(pools=(Pools(name="first", client_pools=2), Pools(name="second", client_pools=1)))
     dealt = assign(plan, [AgentCapacity("small", 1), AgentCapacity("large", 4)])
-    groups = {name: [share.group for share in part.pools] for name, part in dealt.assignments.items()}
+    groups = {name: [share.group for share in dealt.pools_of(name)] for name in dealt.assignments}
     assert groups == {"small": [0], "large": [0, 1]}
 
 
@@ -81,7 +81,8 @@ def test_a_split_is_exact_and_every_part_its_proportion_or_one_more(count: int, 
 
 def dealt(plan: Plan, *processes: int) -> list[int]:
     agents = [AgentCapacity(str(number), count) for number, count in enumerate(processes)]
-    return [len(assignment.pools) for assignment in assign(plan, agents).assignments.values()]
+    dealt = assign(plan, agents)
+    return [len(dealt.pools_of(agent_id)) for agent_id in dealt.assignments]
 
 
 def plan_of(*client_pools: int | None, per_agent: bool = False) -> Plan:
@@ -114,7 +115,7 @@ def test_per_agent_multiplies_pools_rate_and_requests() -> None:
         fleet=Fleet(per_agent=True),
     )
     dealt = assign(plan, [AgentCapacity("a", 1), AgentCapacity("b", 7), AgentCapacity("c", 1)])
-    assert [len(assignment.pools) for assignment in dealt.assignments.values()] == [2, 2, 2]
+    assert [len(dealt.pools_of(agent_id)) for agent_id in dealt.assignments] == [2, 2, 2]
     assert dealt.plan.load.requests == 300
     assert dealt.plan.load.rate_per_s == 30
     assert dealt.plan.pools[0].client_pools == 6
@@ -130,11 +131,7 @@ def test_the_example_of_the_requested_architecture_makes_300_connections_and_8_t
     group = Pools(client_pools=2, client_instances_per_pool=3, threads_per_pool=4, max_connections=50)
     dealt = assign(Plan(pools=(group,)), [AgentCapacity("a", 1), AgentCapacity("b", 1)])
     assert (dealt.connection_ceiling, dealt.threads_total) == (300, 8)
-    assert connection_ceiling(Plan(pools=(group,)), 99) == 300
-
-
-def test_the_ceiling_of_pools_without_a_number_counts_processes() -> None:
-    assert connection_ceiling(Plan(), 4) == 200
+    assert connection_ceiling(Plan(pools=(group,))) == 300
 
 
 def test_a_plan_cannot_be_dealt_without_agents() -> None:

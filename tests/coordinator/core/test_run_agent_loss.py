@@ -45,9 +45,9 @@ def test_a_run_starts_with_at_least_agents_when_the_wait_is_over() -> None:
     assert prepared_by(actions) == {"web1", "web2"}
     notes = [note.text for note in of_kind(actions, Note)]
     assert "starting with 2 of 3 agents after 20s, as --at-least 2 allows" in notes
-    dealt = bench.run.state.dealt_plan
-    assert dealt is not None
-    assert [len(share.pools) for share in dealt.assignments.values()] == [2, 2]
+    shares = bench.run.state.dealt_plan
+    assert shares is not None
+    assert [len(shares.pools_of(agent_id)) for agent_id in shares.assignments] == [2, 2]
 
 
 def test_a_run_starts_early_only_if_all_agents_have_joined() -> None:

@@ -22,9 +22,10 @@ from coordinator.core.member import Member
 from coordinator.core.registry import Registry, capacities
 from coordinator.core.setup import (
     MOST_PROCESSES,
+    Setup,
     agents_missing,
     ceiling_lines,
-    ceiling_of,
+    ceilings_of,
     files_lines,
     negotiated,
     opened,
@@ -103,12 +104,16 @@ def test_a_run_that_waits_in_vain_names_the_missing_agents_and_a_remedy() -> Non
     assert agents_missing(setup, [], []).startswith("expected 3 agents within 1m, got 0 (none); start them")
 
 
+def against(target: TargetFacts) -> Setup:
+    return replace(setup_for(fleet_plan(), expected=1), target=target)
+
+
 def test_a_warning_shows_that_the_server_allows_fewer_connections() -> None:
     plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
     dealt = assign(plan, capacities(members("a")))
     target = TargetFacts(url="", topology="standalone", server="", max_clients=99)
-    assert len(ceiling_lines(dealt, target)) == 2
-    assert len(ceiling_lines(dealt, msgspec.structs.replace(target, max_clients=100))) == 1
+    assert len(ceiling_lines(against(target), dealt)) == 2
+    assert len(ceiling_lines(against(msgspec.structs.replace(target, max_clients=100)), dealt)) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ def test_a_warning_shows_that_the_server_allows_fewer_connections() -> None:
 def test_a_warning_with_a_remedy_shows_that_some_connections_cannot_open(pools: Pools) -> None:
     dealt = assign(msgspec.structs.replace(fleet_plan(), pools=(pools,)), capacities(members("a")))
     target = TargetFacts(url="", topology="standalone", server="", max_clients=30)
-    assert ceiling_lines(dealt, target)[-1] == (
+    assert ceiling_lines(against(target), dealt)[-1] == (
         "warning: 100 is more than the 30 clients that the server allows (maxclients): some cannot open; raise "
         "maxclients on the server, or use fewer connections"
     )
@@ -140,11 +145,11 @@ def test_a_run_against_a_cluster_multiplies_its_ceiling_by_the_nodes_but_not_tha
     plan = msgspec.structs.replace(fleet_plan(), pools=(Pools(client_pools=2, max_connections=50),))
     dealt = assign(plan, capacities(members("a")))
     target = TargetFacts(url="", topology="cluster", server="", max_clients=100, primaries=3, replicas=3)
-    [_, product] = ceiling_lines(dealt, target)
+    [_, product] = ceiling_lines(against(target), dealt)
     assert product == "that is for each node of the cluster: 100 x 6 nodes (3 primaries, 3 replicas) = 600"
-    assert ceiling_of(dealt, target) == 600
-    assert ceiling_of(dealt, msgspec.structs.replace(target, topology="sentinel")) == 100
-    assert "a node allows" in ceiling_lines(dealt, msgspec.structs.replace(target, max_clients=99))[-1]
+    assert sum(ceilings_of(against(target), dealt)) == 600
+    assert sum(ceilings_of(against(msgspec.structs.replace(target, topology="sentinel")), dealt)) == 100
+    assert "a node allows" in ceiling_lines(against(msgspec.structs.replace(target, max_clients=99)), dealt)[-1]
 
 
 def test_no_password_is_written_down() -> None:

@@ -82,9 +82,11 @@ def test_a_standby_takes_over_the_share_of_an_agent_whose_process_is_gone() -> N
     bench = bench_with_standby()
     [order] = to(killed(bench, "web2"), "web3", Prepare)
     assert isinstance(order, Prepare)
-    dealt = bench.run.state.dealt_plan
-    assert dealt is not None
-    assert order.assignment == msgspec.structs.replace(dealt.assignments["web2"], preloads=False)
+    shares = bench.run.state.dealt_plan
+    assert shares is not None
+    assert order.assignments == tuple(
+        msgspec.structs.replace(each, preloads=False) for each in shares.assignments["web2"]
+    )
     actions = taken_over(bench)
     t0_ns = bench.run.state.t0_ns
     assert t0_ns is not None
@@ -97,7 +99,7 @@ def test_a_standby_takes_over_the_share_of_an_agent_whose_process_is_gone() -> N
         from_ns,
         bench.now_ns,
     )
-    assert record.agent.pools == order.assignment.pools
+    assert record.agent.pools == order.assignments[0].pools
     kinds = [type(action) for action in actions]
     assert kinds.index(Write) < kinds.index(Send)  # first the record, then the start
     assert [member.agent_id for member in bench.run.state.registry.taking_part()] == ["web1", "web2", "web3"]
@@ -319,8 +321,8 @@ def test_a_resumed_run_offers_a_share_again_that_was_only_offered() -> None:
     actions = resumed.passes(FENCED_S + 1.0, "web1", "web3")
     [order] = to(actions, "web3", Prepare)[:1]
     assert isinstance(order, Prepare)
-    assert not order.assignment.preloads
-    assert order.assignment.threads_total == 4
+    assert not order.assignments[0].preloads
+    assert order.assignments[0].threads_total == 4
 
 
 def test_before_the_start_the_share_of_a_lost_agent_moves_unchanged_to_a_standby() -> None:
@@ -332,7 +334,7 @@ def test_before_the_start_the_share_of_a_lost_agent_moves_unchanged_to_a_standby
     share = dealt.assignments["web2"]
     [order] = to(killed(bench, "web2"), "web3", Prepare)
     assert isinstance(order, Prepare)
-    assert order.assignment == share
+    assert order.assignments == share
     for name in ("web1", "web3"):
         bench.beat(name, AgentState.PREPARED)
         bench.says(name, ready())

@@ -34,8 +34,10 @@ def test_the_requested_mixes_have_the_requested_weights(name: str) -> None:
 def test_a_built_in_profile_loads_and_has_a_description(name: str) -> None:
     flags = {by_flag["--url"]: "redis://h", by_flag["--duration"]: "1s", by_flag["--profile"]: name}
     plan = load_plan(None, flags, {})
-    assert plan.workload.profile == name
-    assert profiles.load(name).description
+    profile = profiles.load(name)
+    assert [each.name for each in plan.scenarios] == [each["name"] for each in profile.scenarios]
+    assert plan.workload.profile == (None if profile.scenarios else name)
+    assert profile.description
 
 
 @pytest.mark.parametrize("name", [name for name in profiles.names() if name != "pubsub_heavy"])
@@ -64,10 +66,12 @@ def test_a_profile_may_name_a_driver_and_a_flag_overrides_it() -> None:
 
 @pytest.mark.parametrize("name", profiles.names())
 def test_commands_of_different_types_never_share_keys(name: str) -> None:
-    workload = profiles.load(name).workload
-    own = workload.get("keys", {}).get("prefix", "stampede:")
+    profile = profiles.load(name)
     kinds: dict[str, set[KeyType]] = {}
-    for entry in workload["commands"]:
+    workloads = [scenario.get("workload", {}) for scenario in profile.scenarios] or [profile.workload]
+    entries = [(workload, entry) for workload in workloads for entry in workload["commands"]]
+    for workload, entry in entries:
+        own = workload.get("keys", {}).get("prefix", "stampede:")
         for said in (entry, *entry.get("then", ())):
             template = find_command(said["command"])
             row = COMMANDS[template.name]

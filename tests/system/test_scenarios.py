@@ -1,0 +1,76 @@
+"""Several scenarios in one run, with real servers and processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from tests.support.runs import Fleet
+from tests.support.servers import Server
+from tests.support.shapes import Group
+
+THREE = """
+targets:
+  eu: {{url: "{eu}"}}
+  us: {{url: "{us}"}}
+load: {{duration: 2s}}
+scenarios:
+  - name: shop
+    target: eu
+    workload: {{profile: cache_aside, clean_up: keys}}
+    load: {{rate: 500/s}}
+  - name: reports
+    target: us
+    start: 500ms
+    pools: [{{driver: wire, client_pools: 1, max_connections: 3}}]
+    workload: {{commands: [{{command: GET __key__}}]}}
+    load: {{requests: 4001}}
+  - name: later
+    target: us
+    after: shop
+    pools: [{{driver: asyncio, client_pools: 1, tasks_per_pool: 2}}]
+    load: {{duration: 1s, rate: 300/s}}
+"""
+
+
+def test_three_scenarios_on_two_targets_are_accounted_for_to_the_last_operation(
+    fleet: Fleet, valkey: Server, unix_server: Group, tmp_path: Path
+) -> None:
+    plan = tmp_path / "three.yaml"
+    plan.write_text(THREE.format(eu=valkey.url, us=unix_server.url))
+    for name in ("a", "b"):
+        fleet.agent(name, processes=1)
+    ended = fleet.end(fleet.coordinator(str(plan), "--expect-agents", "2"))
+    summary = ended.summary
+    assert ended.code == 0, ended.finished.stderr
+    shop, reports, later = summary["scenarios"]
+    assert shop["ledger"]["unaccounted"] == 0
+    assert shop["ledger"]["server_calls"] == shop["ledger"]["issued"] >= 1000
+    assert reports["totals"]["operations"] == 4001
+    assert later["totals"]["operations"] == 300
+    assert (reports["begin_s"], later["begin_s"]) == (0.5, 2.0)
+    ledger = summary["ledger"]
+    assert ledger["unaccounted"] == 0
+    assert ledger["server_calls"] == shop["ledger"]["issued"] + 4301
+    rows = list(csv.DictReader(io.StringIO((ended.folder / "timeseries.csv").read_text())))
+    by_scenario = {
+        name: sum(int(row["ok"]) for row in rows if row["scenario"] == name) for name in ("reports", "later")
+    }
+    assert by_scenario == {"reports": 4001, "later": 300}
+    assert valkey.client().dbsize() == 0
+
+
+def test_a_probe_runs_in_a_process_of_its_own_beside_the_load(fleet: Fleet, valkey: Server) -> None:
+    fleet.agent("a", processes=1)
+    ended = fleet.end(
+        fleet.coordinator(
+            "--expect-agents", "1", "--url", valkey.url, "--duration", "2s", "--driver", "wire", "--probe", "40/s"
+        )
+    )  # fmt: skip
+    assert ended.code == 0, ended.finished.stderr
+    main, probe = ended.summary["scenarios"]
+    assert probe["totals"]["operations"] + probe["load"]["unsent"] == 80
+    assert probe["connections"]["opened"] == 1
+    assert main["totals"]["operations"] > probe["totals"]["operations"]
+    assert ended.summary["ledger"]["unaccounted"] == 0
