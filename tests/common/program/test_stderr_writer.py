@@ -174,7 +174,8 @@ def test_a_worker_process_ends_even_if_its_stderr_is_not_read(pipe: tuple[int, i
 
 
 def test_the_end_of_a_process_waits_for_its_last_lines() -> None:
-    code = "from common import stderr_writer\nstderr_writer.write_stderr_by_thread()\nraise ZeroDivisionError('why')"
+    code = "from common.program import stderr_writer\nstderr_writer.write_stderr_by_thread()\n"
+    code += "raise ZeroDivisionError('why')"
     ended = subprocess.run((sys.executable, "-c", code), capture_output=True, timeout=30, check=False)
     assert b"ZeroDivisionError: why\n" in ended.stderr
 
