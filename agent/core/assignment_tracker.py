@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from common.metrics.intervals import IntervalMetrics, Merge, joined_seconds, merge_intervals
 from common.plan.open_files import shortage_note
@@ -232,44 +233,34 @@ class AssignmentTracker:
 
     def final(self, next_seq: int, reason: str) -> Final:
         """The totals of all processes; lost ones count with what they had reported."""
-        finals = [process.final for process in self._processes if process.final is not None]
-        lost = [process for process in self._processes if process.lost]
-        reported_by_lost = sum(process.reported_operations for process in lost)
-        return Final(
-            next_seq=next_seq,
-            issued=sum(final.issued for final in finals) + reported_by_lost,
-            counted=sum(process.reported_operations for process in self._processes),
-            transactions=sum(final.transactions for final in finals),
-            start_skew_ns=max((final.start_skew_ns for final in finals), key=abs, default=0),
-            ran_ns=max((final.ran_ns for final in finals), default=0),
-            drained=all(final.drained for final in finals),
-            processes_lost=len(lost),
-            reason=reason,
-            scenarios=self._finals_of_scenarios(),
-        )
-
-    def _finals_of_scenarios(self) -> tuple[ScenarioFinal, ...]:
-        """The same for each scenario; empty for a plan with one."""
         by_scenario: dict[int, list[_Process]] = {}
         for assignment, process in zip(self.assignments, self._processes, strict=True):
             if assignment.scenarios > 1:
                 by_scenario.setdefault(assignment.pools[0].scenario, []).append(process)
-        return tuple(_final_of(scenario, processes) for scenario, processes in sorted(by_scenario.items()))
+        return Final(
+            next_seq=next_seq,
+            reason=reason,
+            scenarios=tuple(
+                ScenarioFinal(scenario=scenario, **_totals(processes))
+                for scenario, processes in sorted(by_scenario.items())
+            ),
+            **_totals(self._processes),
+        )
 
 
-def _final_of(scenario: int, processes: Sequence[_Process]) -> ScenarioFinal:
+def _totals(processes: Sequence[_Process]) -> dict[str, Any]:
+    """The fields that `Final` and `ScenarioFinal` have in common."""
     finals = [process.final for process in processes if process.final is not None]
     lost = [process for process in processes if process.lost]
-    return ScenarioFinal(
-        scenario=scenario,
-        issued=sum(final.issued for final in finals) + sum(process.reported_operations for process in lost),
-        counted=sum(process.reported_operations for process in processes),
-        transactions=sum(final.transactions for final in finals),
-        start_skew_ns=max((final.start_skew_ns for final in finals), key=abs, default=0),
-        ran_ns=max((final.ran_ns for final in finals), default=0),
-        drained=all(final.drained for final in finals),
-        processes_lost=len(lost),
-    )
+    return {
+        "issued": sum(final.issued for final in finals) + sum(process.reported_operations for process in lost),
+        "counted": sum(process.reported_operations for process in processes),
+        "transactions": sum(final.transactions for final in finals),
+        "start_skew_ns": max((final.start_skew_ns for final in finals), key=abs, default=0),
+        "ran_ns": max((final.ran_ns for final in finals), default=0),
+        "drained": all(final.drained for final in finals),
+        "processes_lost": len(lost),
+    }
 
 
 def _merge_same_seconds(parts: Iterable[IntervalMetrics]) -> list[IntervalMetrics]:

@@ -122,7 +122,7 @@ MUTANTS = (
         "[process.through for process in self._processes]",
     ),
     Mutant(_TRACKER, "if part.last <= through]", "if part.last < through]"),
-    Mutant(_TRACKER, "drained=all(", "drained=any("),
+    Mutant(_TRACKER, '"drained": all(', '"drained": any('),
     Mutant(_LINK, "and sample.rtt_ns <= MOST_ROUND_TRIP_NS", "and True"),
     Mutant(_LINK, "and self.silent_ns(now_ns) <= UNANSWERED_NS", "and True"),
     Mutant(_SESSION, "if envelope.incarnation != self.identity.incarnation:", "if False:"),
