@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from agent.core.outbox import CAPACITY, WINDOW
+from common.plan.scenarios import scenario_plans
 from common.plan.schema import OnAgentLoss
 from common.protocol.messages import AgentState, Preloaded
 from common.units import NS_PER_S
-from coordinator.analysis.totals.aggregate import fold
+from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.core.run import CLOCK_RTT_NS
 from coordinator.core.transitions import Phase
 from coordinator.journal.records import (
@@ -110,6 +111,7 @@ def scenarios(
         loss=st.sampled_from([0.0, loss]),
         repeats=st.sampled_from([0.0, 0.1]),
         slow=st.booleans(),
+        second=st.booleans(),
         faults=st.lists(possible_faults, max_size=most).map(tuple),
     )
     return st.builds(lambda fleet, load: replace(fleet, **load), fleets, loads)
@@ -147,6 +149,7 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     assert aggregate.opened is not None
     accepted_operations = sum(agent.counted for agent in aggregate.agents.values())
     assert sum(found.operations for found in aggregate.stages) == accepted_operations == aggregate.totals.operations
+    check_scenarios(aggregate)
     incarnations = {agent_id: agent.facts.incarnation for agent_id, agent in aggregate.agents.items()}
     reported = {agent.incarnation: agent.reported[run_id] for agent in world.agents}
     accepted = accepted_by_agent(records)
@@ -178,7 +181,8 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
     if world.scenario.preloads:
         assert preloaded is not None
         assert (preloaded.keys, preloaded.commands) == (PRELOADED_KEYS, 2 * PRELOADED_KEYS)
-        assert set(world.preloads[run_id]) == set(range(aggregate.opened.threads_total))
+        [first, *_] = aggregate.opened.threads or [aggregate.opened.threads_total]
+        assert set(world.preloads[run_id]) == set(range(first))
     else:
         assert preloaded is None
     for number, found in enumerate(aggregate.stages):
@@ -192,6 +196,19 @@ def check_journal(world: World, run_id: str, records: list[AnyRecord]) -> None:
         assert all(counted_here[name] <= expected[name] for name in counted_here)
     finals = [r.agent_id for r in records if isinstance(r, AgentEnded) and r.state is AgentOutcome.FINISHED]
     assert max(Counter(finals).values(), default=1) == 1
+
+
+def check_scenarios(run: Aggregate) -> None:
+    """Check that every operation belongs to one scenario, and that the scenarios of a finished agent add up to its
+    totals."""
+    for agent_id, agent in run.agents.items():
+        parts = [part.agents[agent_id] for part in run.scenarios]
+        assert sum(part.counted for part in parts) == agent.counted
+        finals = [part.end.final for part in parts if part.end is not None and part.end.final is not None]
+        if agent.end is not None and agent.end.final is not None:
+            assert sum(final.counted for final in finals) == agent.end.final.counted
+            assert max(final.ran_ns for final in finals) == agent.end.final.ran_ns
+            assert all(final.counted == part.counted for final, part in zip(finals, parts, strict=True))
 
 
 def check_target(world: World, run_id: str, records: list[AnyRecord]) -> None:
@@ -213,7 +230,8 @@ def check_requests(world: World, records: list[AnyRecord]) -> None:
     addition."""
     aggregate = fold(records)
     assert aggregate.opened is not None
-    requests = aggregate.opened.plan.load.requests
+    of_scenarios = [scenario.plan.load.requests for scenario in scenario_plans(aggregate.opened.plan)]
+    requests = None if None in of_scenarios else sum(count or 0 for count in of_scenarios)
     if requests is None or world.scenario.dead or aggregate.closed is None or aggregate.stops:
         return
     replaced = {record.replaces for record in aggregate.takeovers}

@@ -24,7 +24,7 @@ from common.errors import EXIT_INTERRUPTED
 from common.metrics.intervals import DeliveryMetrics, IntervalMetrics
 from common.plan.planned_commands import preload_commands
 from common.plan.schema import CleanUp, Load, OnAgentLoss, Preload
-from common.plan.timeline import timeline
+from common.plan.schema import Scenario as PlanScenario
 from common.protocol.messages import (
     AgentState,
     Assignment,
@@ -102,7 +102,8 @@ class Scenario:
     """A fleet and its faults. expected: agents that the run waits for; further agents stand by. at_least: agents that
     suffice after the wait. requests: operations per pool instead of a duration. dead: no operation succeeds. preloads:
     workers preload first. cleans: keys are deleted at the end. loss, repeats: shares of messages that are lost or
-    delivered twice. slow: frames cover several seconds, as in a large fleet."""
+    delivered twice. slow: frames cover several seconds, as in a large fleet. second: the plan has a second scenario
+    with the same load, which starts later."""
 
     seed: int = 0
     agents: int = 2
@@ -122,6 +123,7 @@ class Scenario:
     loss: float = 0.0
     repeats: float = 0.0
     slow: bool = False
+    second: bool = False
     faults: tuple[Fault, ...] = ()
 
 
@@ -350,6 +352,11 @@ class SimulatedCoordinator:
                 at_least=None if scenario.at_least is None else Count(scenario.at_least),
             ),
         )
+        if scenario.second:
+            first = PlanScenario(name="first", pools=plan.pools, workload=plan.workload, load=plan.load)
+            workload = msgspec.structs.replace(plan.workload, preload=())
+            second = msgspec.structs.replace(first, name="second", start_s=Seconds(1.5), workload=workload)
+            plan = msgspec.structs.replace(plan, scenarios=(first, second))
         setup = setup_for(plan, scenario.expected, run_id)
         if scenario.slow:
             setup = replace(setup, agents_each_second=1)
@@ -717,7 +724,7 @@ class SimulatedWorker:
             return
         plan, threads = self._assignment.plan, self._assignment.threads
         total = sum(preload_commands(plan, thread, self._assignment.threads_total) for thread in threads)
-        if not done:
+        if total and not done:
             self._world.preloads.setdefault(self._agent.session.run_id, Counter()).update(threads)
         self._say(Preparing(step=PreparationStep.PRELOAD, done=done, total=total))
         if done < total:
@@ -801,7 +808,7 @@ class SimulatedWorker:
                 self._left = sum(left[share.number] for share in self._assignment.pools) if left else None
             self._world.at(begin_ns, self._begin)
             self._world.at(begin_ns + NS_PER_S, self._report)
-            end_ns = timeline(self._assignment.plan.load).end_ns
+            end_ns = self._assignment.timeline.end_ns
             self._ends_ns = NEVER_NS if end_ns is None else self._t0_ns + end_ns
             if end_ns is not None:
                 self._world.at(self._t0_ns + end_ns, self._finish)
@@ -823,7 +830,7 @@ class SimulatedWorker:
                 self._left -= 0 if self._world.scenario.dead else count
             self._done += count
             self._world.done[self._run_id] += count
-            leg = draw.randrange(len(timeline(self._assignment.plan.load).legs))
+            leg = self._assignment.first_leg + draw.randrange(len(self._assignment.timeline.legs))
             done, failed = (0, count) if self._world.scenario.dead else (count, 0)
             part = interval(second, done, failed=failed, stage=leg)
             messages = DeliveryMetrics(expected=count, delivered=draw.randint(0, count), foreign=draw.randint(0, 1))
