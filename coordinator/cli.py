@@ -163,13 +163,15 @@ def start(
 def show_plan(plan_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Print what would run; start nothing.
 
-    The output is a plan file with the whole plan. Comments show its connections and each agent's share.
+    The output is a plan file with the whole plan. Comments show its connections and each agent's share. It needs no
+    target.
     """
     with interruptible_imports():
         from common.machine import usable_cores
+        from common.plan.rules.checks import Purpose
         from coordinator.plan_view import plan_as_data, plan_as_text
 
-    plan = _load(plan_file, flags)
+    plan = _load(plan_file, flags, Purpose.VIEW)
     view = plan, usable_cores(), client_settings(plan)
     text = json.dumps(plan_as_data(*view), indent=2) if as_json else plan_as_text(*view)
     click.echo("\n".join(map(printable, text.split("\n"))))

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from common.plan.plan_text import plan_hash, plan_yaml, redacted
 from common.plan.planned_commands import is_cluster, planned_commands
 from common.plan.scenarios import ScenarioPlan, scenario_plans, targets_of
-from common.plan.schema import Driver, OnAgentLoss, Plan, Pools
+from common.plan.schema import Driver, Load, OnAgentLoss, Plan, Pools
 from common.plan.timeline import Leg, operations_due
 from common.protocol.messages import PoolShare
 from common.serde import to_builtins
@@ -42,7 +42,7 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
     agents = expected_agents(plan, cores)
     dealt = assign(plan, agents)
     scenarios = scenario_plans(dealt.plan)
-    lines = ["", f"plan hash: {plan_hash(plan)}"]
+    lines = ["", f"plan hash: {plan_hash(plan)}", *missing_lines(plan)]
     for scenario in scenarios:
         lines += _scenario_lines(scenario, dealt)
     if sum(len(scenario.plan.pools) for scenario in scenarios) > 1:
@@ -54,7 +54,7 @@ def plan_as_text(plan: Plan, cores: int, client_settings: ClientSettings) -> str
     if plan.fleet.expect_agents:
         lines.append(
             f"Remote agents are assumed to have {_REMOTE_PROCESSES} worker process each; "
-            "the real dealt depend on their real number of worker processes."
+            "the real shares depend on their real number of worker processes."
         )
     if any(not dealt.pools_of(agent.agent_id) for agent in agents):
         lines.append("There are fewer pools than agents: agents without a pool join, but issue nothing.")
@@ -78,8 +78,19 @@ def _scenario_lines(scenario: ScenarioPlan, dealt: DealtPlan) -> list[str]:
         lines.append(f"scenario {scenario.name}: {where}, {_commands(scenario.plan)}")
     lines += [connections_line(group, prefix) for group in scenario.plan.pools]
     lines += [f"worker {noun}s: {count}" for noun, count in _workers(dealt, tuple(everywhere)).items() if count]
-    lines += [_leg_line(leg, prefix) for leg in scenario.timeline.legs]
+    lines += [_leg_line(leg, scenario.plan.load, prefix) for leg in scenario.timeline.legs]
     return lines + key_space_lines(scenario.plan)
+
+
+def missing_lines(plan: Plan) -> list[str]:
+    """Return a line for each target that a run still needs."""
+    names = [name for name, target in targets_of(plan).items() if not target.is_given]
+    return [
+        f"missing: the url of the target {name}, which a run needs"
+        if name
+        else "missing: a target; a run needs --url redis://HOST:PORT or --embedded-server"
+        for name in names
+    ]
 
 
 def _commands(plan: Plan) -> str:
@@ -104,7 +115,7 @@ def fleet_lines(plan: Plan, agents: int) -> list[str]:
         case OnAgentLoss.ABORT:
             lines.append(f"lost agents: the run stops as soon as it loses {tolerated}")
         case OnAgentLoss.REPLACE:
-            lines.append(f"lost agents: standby agents take over their dealt{failing}")
+            lines.append(f"lost agents: standby agents take over their shares{failing}")
     return lines
 
 
@@ -117,6 +128,7 @@ def plan_as_data(plan: Plan, cores: int, client_settings: ClientSettings) -> dic
     return {
         "plan": to_builtins(redacted(plan)),
         "plan_hash": plan_hash(plan),
+        "missing": missing_lines(plan),
         "connections": {
             "ceiling": dealt.connection_ceiling,
             "per_node": any(map(is_cluster, targets_of(plan).values())),
@@ -168,9 +180,11 @@ def _leg_facts(leg: Leg) -> dict[str, Any]:
     }
 
 
-def _leg_line(leg: Leg, scenario: str = "") -> str:
+def _leg_line(leg: Leg, load: Load, scenario: str = "") -> str:
     """A leg's begin, length, rate and number of operations. scenario: "name/" of several."""
-    length = "" if leg.end_ns is None else f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
+    length = " until stopped" if load.runs_until_stopped else f" for {load.requests or 0:,} requests"
+    if leg.end_ns is not None:
+        length = f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
     rate = "closed loop"
     if leg.from_per_s is not None and leg.to_per_s is not None:
         rate = f"from {format_count(leg.from_per_s)}/s to " if leg.is_ramp else "at "

@@ -141,7 +141,7 @@ def with_probe(plan: Plan) -> Plan:
 
 def _probe(beside: Scenario, name: str, rate_per_s: PerSecond) -> Scenario:
     line = timeline(beside.load)
-    if line.end_ns is None:
+    if line.end_ns is None and not beside.load.runs_until_stopped:
         raise PlanError(
             f"expected a load with a duration or stages beside the probe, got {beside.load.requests} requests"
         )
@@ -154,7 +154,7 @@ def _probe(beside: Scenario, name: str, rate_per_s: PerSecond) -> Scenario:
         flush_before=False,
         clean_up=CleanUp.NONE,
     )
-    measured_s = Seconds((line.end_ns - beside.load.warmup_s.ns) / NS_PER_S)
+    measured_s = Seconds(0 if line.end_ns is None else (line.end_ns - beside.load.warmup_s.ns) / NS_PER_S)
     return Scenario(
         name=name,
         target=beside.target,

@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True)
 class Leg:
     """One leg, from `begin_ns` up to but not including `end_ns` after the start; end_ns None: it ends when its
-    operations are done.
+    operations are done, or when the user stops the run.
 
     from_per_s, to_per_s: the rate at the beginning and at the end, both None in a closed loop. due_before: the integral
     of the rate over all earlier legs. measured: whether the report's figures include the leg.
@@ -115,7 +115,7 @@ class Timeline:
 
     @property
     def end_ns(self) -> int | None:
-        """When the load ends, after the start; None if it ends with the number of requests."""
+        """When the load ends, after the start; None if it ends with the number of requests, or when it is stopped."""
         return self.legs[-1].end_ns
 
     @property
@@ -164,7 +164,7 @@ def timeline(load: Load, start_ns: int = 0) -> Timeline:
     if load.warmup_s > 0:
         add(WARMUP, load.warmup_s.ns, (first_per_s, first_per_s), measured=False)
     if not load.stages:
-        length_ns = None if load.duration_s is None else load.duration_s.ns
+        length_ns = load.duration_s.ns if load.duration_s else None
         add(MEASURE, length_ns, (load.rate_per_s, load.rate_per_s))
     ended_per_s: float | None = None
     for number, stage in enumerate(load.stages, 1):

@@ -12,7 +12,7 @@ from common.plan.schema import Driver, Plan, Pools
 def plans_to_compare(plan: Plan) -> dict[Driver, Plan]:
     """Return the plan for each driver. plan: already checked.
 
-    Raises UsageError if its pools set a driver, PlanError if the wire driver cannot run it.
+    Raises UsageError if its pools set a driver or if it has no end, PlanError if the wire driver cannot run it.
     """
     for number, group in enumerate(plan.pools):
         if group.driver is not Driver.CLIENT:
@@ -20,6 +20,11 @@ def plans_to_compare(plan: Plan) -> dict[Driver, Plan]:
                 "--compare-drivers: expected pools without a driver of their own, because each is run with client and "
                 f"with wire, got pools[{number}].driver {group.driver.value}"
             )
+    if plan.load.runs_until_stopped:
+        raise UsageError(
+            "--compare-drivers: expected a load with an end, because the runs follow each other, got --duration 0, "
+            "which runs until it is stopped"
+        )
     twin = wire_twin(plan)
     try:
         check_plan(twin)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.protocol.messages import Final
 from common.units import NS_PER_S, counted, listed
+from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.member import Member
 from coordinator.journal.records import Outcome
 
@@ -71,6 +72,24 @@ class OutcomeTracker:
             tolerated = len({*lost, *self._agents_with_problems}) <= tolerate_lost
             return Outcome.DEGRADED, text, EXIT_OK if tolerated else FleetError.exit_code
         return Outcome.COMPLETED, "", EXIT_OK
+
+
+def is_planned_stop(run: Aggregate, ran_ns: int) -> bool:
+    """Whether a stop by the user at this time after the start is the end that the plan wants: some scenario runs until
+    it is stopped, and all others have ended."""
+    return any(_runs_until_stopped(part) for part in run.scenarios) and all(
+        _runs_until_stopped(part) or _has_ended(part, ran_ns) for part in run.scenarios
+    )
+
+
+def _runs_until_stopped(part: Aggregate) -> bool:
+    return part.opened is not None and part.opened.plan.load.runs_until_stopped
+
+
+def _has_ended(part: Aggregate, ran_ns: int) -> bool:
+    if part.opened is None or part.opened.plan.load.requests is None:
+        return part.timeline.end_ns is not None and ran_ns >= part.timeline.end_ns
+    return sum(stage.operations for stage in part.measured_stages) >= part.opened.plan.load.requests
 
 
 def duration_s(members: Sequence[Member], t0_ns: int | None) -> float:

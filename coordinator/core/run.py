@@ -38,7 +38,7 @@ from coordinator.core.actions import (
 from coordinator.core.conversation import Conversation
 from coordinator.core.dealt_plan import assign, oversized
 from coordinator.core.member import COME_BACK_NS
-from coordinator.core.outcome import duration_s
+from coordinator.core.outcome import duration_s, is_planned_stop
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent, capacities
 from coordinator.core.run_state import RunState
 from coordinator.core.setup import Setup, agents_missing, dealt_lines, is_quorum, opened, preparing
@@ -184,6 +184,8 @@ class Run:
         if stop.exit_code == EXIT_INTERRUPTED:
             self._interrupts += 1
             self.state.outcome_tracker.interrupt()
+        elif stop.exit_code == EXIT_OK:
+            self._interrupts += 1
         else:
             self.state.outcome_tracker.abort(stop.reason, stop.exit_code)
 
@@ -413,11 +415,14 @@ class Run:
         if self.state.phase is Phase.COLLECTING:
             self._at_once_due_ns, self._leaves_keys = now_ns, True
             return []
+        note = Note("draining; interrupt again to stop at once", trouble=True)
+        ran_ns = now_ns - (self.state.t0_ns or now_ns)
+        if self.state.phase is Phase.RUNNING and is_planned_stop(self._written, ran_ns):
+            return [*self._stop("stopped by the user", EXIT_OK, now_ns), note]
         self.state.outcome_tracker.interrupt()
         if self.state.phase in (Phase.GATHERING, Phase.PREPARING, Phase.COUNTING):
             return self._give_up("interrupted before the start", EXIT_INTERRUPTED, now_ns)
         if self._interrupts == 1:
-            note = Note("draining; interrupt again to stop at once", trouble=True)
             return [*self._stop("interrupted", EXIT_INTERRUPTED, now_ns), note]
         self._is_at_once = self._leaves_keys = True
         self._at_once_due_ns = now_ns + (AT_ONCE_NS if self._at_once_due_ns is None else 0)

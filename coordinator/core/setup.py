@@ -119,9 +119,19 @@ def dealt_lines(setup: Setup, dealt: DealtPlan, members: Sequence[Member]) -> li
     """Lines for the user when the plan is dealt to these agents."""
     return [
         *fewer_lines(setup, members),
+        *endless_lines(setup.plan),
         *ceiling_lines(setup, dealt),
         *files_lines(setup, dealt, members),
     ]
+
+
+def endless_lines(plan: Plan) -> list[str]:
+    """A line if only the user ends the load."""
+    endless = [each.name for each in scenario_plans(plan) if each.plan.load.runs_until_stopped]
+    if not endless:
+        return []
+    subject = f"the scenario {listed(endless)}" if plan.scenarios else "the load"
+    return [f"{subject} runs until it is stopped: Ctrl-C drains it and prints the report"]
 
 
 def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:

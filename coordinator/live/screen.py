@@ -48,11 +48,10 @@ class Screen:
 
 def _progress(snapshot: LiveSnapshot) -> RenderableType:
     line = Table.grid(padding=(0, 1))
-    line.add_row(
-        as_text(f"{_whole(max(snapshot.elapsed_s, 0.0))} elapsed"),
-        ProgressBar(total=1.0, completed=min(snapshot.fraction, 1.0), width=30),
-        as_text(_left(snapshot)),
-    )
+    cells: list[RenderableType] = [as_text(f"{_whole(max(snapshot.elapsed_s, 0.0))} elapsed")]
+    if snapshot.fraction is not None:
+        cells.append(ProgressBar(total=1.0, completed=min(snapshot.fraction, 1.0), width=30))
+    line.add_row(*cells, as_text(_left(snapshot)))
     return Group(line, _stage(snapshot.stage)) if snapshot.stage else line
 
 
@@ -66,6 +65,8 @@ def _stage(stage: LiveStage) -> Text:
 def _left(snapshot: LiveSnapshot) -> str:
     if snapshot.elapsed_s < 0:
         return f"starts in {-snapshot.elapsed_s:.1f} s"
+    if snapshot.until_stopped:
+        return "until stopped (Ctrl-C)"
     left = []
     if snapshot.left_s is not None:
         left.append(_whole(snapshot.left_s))

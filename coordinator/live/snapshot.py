@@ -105,7 +105,8 @@ class LiveScenario:
 class LiveSnapshot:
     """One moment of a run. All numbers except the rows are without the warmup.
 
-    left_s, left_requests: what remains; None if the plan does not limit it. rows: the last complete seconds, oldest
+    left_s, left_requests: what remains; None if the plan does not limit it. fraction: of the load that is done; None if
+    the plan limits neither. until_stopped: only the user ends the load. rows: the last complete seconds, oldest
     first. unsent: operations that were due, but not begun. ops_per_s: mean over all complete seconds. stage: None
     before the start, and if the load has one leg. open_loop: at least one leg has a rate. corrected: final rows that
     may have changed, because an agent that was cut off reported its share, or the load ended earlier than planned.
@@ -115,7 +116,7 @@ class LiveSnapshot:
     elapsed_s: float
     left_s: float | None
     left_requests: int | None
-    fraction: float
+    fraction: float | None
     rows: tuple[LiveSecond, ...]
     operations: int
     ok: int
@@ -130,6 +131,7 @@ class LiveSnapshot:
     corrected: tuple[LiveSecond, ...] = ()
     standing_by: int = 0
     scenarios: tuple[LiveScenario, ...] = ()
+    until_stopped: bool = False
 
 
 def build_snapshot(
@@ -148,7 +150,7 @@ def build_snapshot(
     left_s = max(end_s - max(elapsed_s, 0.0), 0.0) if end_s is not None else None
     requests = _requests(aggregate)
     left_requests = None if requests is None else max(requests - operations, 0)
-    fractions = [0.0]
+    fractions = []
     if end_s and left_s is not None:
         fractions.append(1 - left_s / end_s)
     if requests and left_requests is not None:
@@ -159,7 +161,7 @@ def build_snapshot(
         elapsed_s=elapsed_s,
         left_s=left_s,
         left_requests=left_requests,
-        fraction=max(fractions),
+        fraction=max(fractions, default=None),
         rows=tuple(_row(shown, number, aggregate) for number in shown.complete[-SECONDS_SHOWN:]),
         operations=operations,
         ok=ok,
@@ -174,6 +176,7 @@ def build_snapshot(
         corrected=tuple(_row(shown, number, aggregate) for number in shown.corrected),
         standing_by=standing_by,
         scenarios=tuple(_scenario(part, elapsed_s, stopped_s) for part in aggregate.parts),
+        until_stopped=any(part.opened.plan.load.runs_until_stopped for part in aggregate.scenarios if part.opened),
     )
 
 

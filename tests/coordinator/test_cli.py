@@ -121,8 +121,7 @@ def test_a_wrong_flag_is_a_usage_error_in_one_line(run: Run, arguments: tuple[st
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("plan",), "plan: $.target.url: expected a target, got none; use --url"),
-        (("plan", "--url", "redis://h"), "plan: $.load: expected a duration or requests, got neither"),
+        (("start",), "plan: $.target.url: expected a target, got none; use --url"),
         (("plan", *ENOUGH, "--requests", "5"), "--requests: expected either a duration or requests"),
         (("plan", "--url", "redis://h", "--requests", "0"), "--requests: expected at least 1 request, got 0"),
         (("plan", *ENOUGH, "--key-minimum", "2", "--key-maximum", "1"), "--key-minimum: expected minimum <= maximum"),
@@ -280,13 +279,40 @@ def test_plan_shows_when_each_leg_begins_and_its_rate(run: Run) -> None:
         "stage 3: at 1m3s for 3s, at 1.5k/s, 4,500 operations",
     ):
         assert f"# {line}\n" in out
-    assert "# measure: at 0s, closed loop\n" in run("plan", "--url", "redis://h", "--requests", "5")[1]
     facts = json.loads(run("plan", "--json", "--url", "redis://h", *stages)[1])["timeline"]
     assert [(leg["name"], leg["begin_s"], leg["operations"]) for leg in facts] == [
         ("warmup", 0.0, None),
         ("stage 1", 1.0, None),
         ("up", 61.0, 500),
         ("stage 3", 63.0, 4500),
+    ]
+    assert "# measure: at 0s for 5,000 requests, closed loop\n" in run("plan", "--requests", "5k")[1]
+    assert "# measure: at 0s until stopped, at 5/s\n" in run("plan", "--duration", "0", "--rate", "5/s")[1]
+
+
+def test_plan_needs_neither_a_target_nor_a_length(run: Run) -> None:
+    code, out, err = run("plan", "--client-pools", "2", "--max-connections", "7")
+    assert (code, err) == (0, "")
+    for line in (
+        "missing: a target; a run needs --url redis://HOST:PORT or --embedded-server",
+        "connections of main: 2 client pools x 1 client instance x 7 connections = 14",
+        "measure: at 0s for 10s, closed loop",
+    ):
+        assert f"# {line}\n" in out
+    facts = json.loads(run("plan", "--json")[1])
+    assert len(facts["missing"]) == 1
+    assert facts["timeline"][0]["duration_s"] == 10
+    assert "missing" not in run("plan", *ENOUGH)[1]
+
+
+def test_plan_names_the_targets_that_have_no_url(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "targets: {eu: {}, us: {url: 'redis://h'}}\nscenarios: [{name: a, target: eu}, {name: b, target: us}]"
+    )
+    _, out, _ = run("plan", str(file))
+    assert [line for line in out.splitlines() if "missing" in line] == [
+        "# missing: the url of the target eu, which a run needs"
     ]
 
 

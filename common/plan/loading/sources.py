@@ -34,6 +34,7 @@ from common.plan.rules.checks import Purpose, check_plan, check_plan_limits
 from common.plan.rules.scenario_rules import check_order, check_scenarios
 from common.plan.scenarios import with_probe, with_scenarios
 from common.plan.schema import Plan, Scenario
+from common.plan.schema.load import DEFAULT_DURATION
 from common.plan.schema.target_url import redact_url
 from common.plan.schema.workload import DEFAULT_PROFILE
 from common.plan.settings import (
@@ -181,7 +182,7 @@ def _with_probe(plan: Plan, merged: MergedLayers) -> Plan:
 
 
 def _one_plan(merged: MergedLayers, environ: Mapping[str, str], purpose: Purpose) -> Plan:
-    complete = _with_size_file(_with_profile(merged))
+    complete = _with_length(_with_size_file(_with_profile(merged)))
     plan = from_builtins(complete.raw_plan(), Plan)
     check_plan(plan, complete.where, purpose)
     return resolve_secrets(plan, environ, complete.where)
@@ -305,6 +306,14 @@ def _profile_layer(profile: Profile, pool_groups: int = 0) -> Layer:
     layer = raw_plan_layer({"workload": profile.workload}, _in_profile(profile.name))
     drivers: dict[KeyPath, Any] = {("pools", n, "driver"): profile.driver for n in range(pool_groups)}
     return replace(layer, values={**layer.values, **drivers}) if profile.driver is not None else layer
+
+
+def _with_length(merged: MergedLayers) -> MergedLayers:
+    """The layers with the default duration, if they set neither a duration nor requests nor stages."""
+    lengths = [merged.values.get(("load", key)) for key in ("duration", "requests", "stages")]
+    if any(length not in (None, (), []) for length in lengths):
+        return merged
+    return replace(merged, values={**merged.values, ("load", "duration"): str(DEFAULT_DURATION)})
 
 
 def _with_size_file(merged: MergedLayers) -> MergedLayers:

@@ -37,15 +37,16 @@ Rule = Callable[[Plan], Iterator[Finding]]
 
 
 class Purpose(enum.Enum):
-    """Why a plan is loaded: to run it, or only to examine its target."""
+    """Why a plan is loaded: to run it, to examine its target, or only to show it, which needs no target."""
 
     RUN = "run"
     TARGET = "target"
+    VIEW = "view"
 
 
 def check_plan(plan: Plan, where: DescribeSource = in_plan, purpose: Purpose = Purpose.RUN) -> None:
     """Raises PlanError for the first fault of a plan, with the place of the faulty value."""
-    for rule in (*RULES, *_PURPOSE_RULES[purpose]):
+    for rule in (*_PURPOSE_RULES[purpose], *RULES):
         for path, problem in rule(plan):
             raise PlanError(f"{where(path)}: {problem}")
 
@@ -57,12 +58,15 @@ def check_plan_limits(plan: Plan, where: DescribeSource) -> None:
         raise PlanError(f"{where(('scenarios',))}: {problem}")
 
 
-def _target_is_named(plan: Plan) -> Iterator[Finding]:
+def _target_is_given(plan: Plan) -> Iterator[Finding]:
+    if not plan.target.is_given:
+        yield ("target", "url"), "expected a target, got none; use --url redis://HOST:PORT or --embedded-server"
+
+
+def _target_is_one_server(plan: Plan) -> Iterator[Finding]:
     target = plan.target
     if target.embedded is not None and target.url:
         yield ("target", "embedded"), "expected either a url or an embedded server, got both"
-    if target.embedded is None and not target.url:
-        yield ("target", "url"), "expected a target, got none; use --url redis://HOST:PORT or --embedded-server"
     if target.embedded is not None and (target.password is not None or target.username is not None):
         yield ("target", "embedded"), "expected no user name and no password for an embedded server, which has neither"
 
@@ -71,7 +75,6 @@ def _times_are_above_zero(plan: Plan) -> Iterator[Finding]:
     times: list[tuple[KeyPath, Seconds | None]] = [
         (("target", "connect_timeout"), plan.target.connect_timeout_s),
         (("target", "socket_timeout"), plan.target.socket_timeout_s),
-        (("load", "duration"), plan.load.duration_s),
         *((("load", "stages", i, "duration"), stage.duration_s) for i, stage in enumerate(plan.load.stages)),
         (("fleet", "wait"), plan.fleet.wait_s),
         (("fleet", "prepare"), plan.fleet.prepare_s),
@@ -92,7 +95,7 @@ def _sections_fit_target(plan: Plan) -> Iterator[Finding]:
     """Settings of TLS, Sentinels, clusters and announced addresses need a target of that kind."""
     target = plan.target
     address = _address(plan)
-    if target.url and address is None:
+    if address is None and target.embedded is None:
         return
     kind = address.kind.value if address else target.embedded.value if target.embedded else ""
     sections: list[tuple[str, Section, bool, str]] = [
@@ -283,7 +286,8 @@ def _stages_are_consistent(plan: Plan) -> Iterator[Finding]:
         names |= {stage.name} if stage.name else set()
 
 
-def _load_ends(plan: Plan) -> Iterator[Finding]:
+def _load_has_a_length(plan: Plan) -> Iterator[Finding]:
+    # A plan from files and flags has one by now; an agent also checks the plans that coordinators send.
     if plan.load.duration_s is None and plan.load.requests is None and not plan.load.stages:
         yield ("load",), "expected a duration or requests, got neither; use --duration 30s or --requests 100000"
 
@@ -297,7 +301,7 @@ def _target_is_no_embedded_server(plan: Plan) -> Iterator[Finding]:
 
 
 RULES: tuple[Rule, ...] = (
-    _target_is_named,
+    _target_is_one_server,
     _sections_fit_target,
     _pool_names_are_distinct,
     _pools_are_within_limits,
@@ -318,6 +322,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 _PURPOSE_RULES: dict[Purpose, tuple[Rule, ...]] = {
-    Purpose.RUN: (_load_ends,),
-    Purpose.TARGET: (_target_is_no_embedded_server,),
+    Purpose.RUN: (_target_is_given, _load_has_a_length),
+    Purpose.TARGET: (_target_is_given, _target_is_no_embedded_server),
+    Purpose.VIEW: (),
 }

@@ -56,5 +56,6 @@ def _order_problem(after: str, known: dict[str, Load]) -> str:
         others = f"one of {listed(list(known))}, which stand before it" if known else "none for the first scenario"
         return f"expected {others}, got {show(after)}"
     if timeline(known[after]).end_ns is None:
-        return f"expected a scenario with a duration or stages, got {show(after)}, which ends with its requests"
+        end = "runs until it is stopped" if known[after].runs_until_stopped else "ends with its requests"
+        return f"expected a scenario with a duration or stages, got {show(after)}, which {end}"
     return ""

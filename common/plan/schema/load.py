@@ -11,6 +11,9 @@ from common.plan.schema.base import LOAD, Name, Option, Section, described, sett
 from common.plan.schema.short_forms import stage
 from common.units import Count, PerSecond, Seconds
 
+DEFAULT_DURATION = Seconds(10)
+"""Length of a load without a duration, requests and stages."""
+
 
 class Arrivals(enum.Enum):
     """How intended send times are spaced in an open loop."""
@@ -42,13 +45,19 @@ class Stage(Section, frozen=True, kw_only=True):
 
 class Load(Section, frozen=True, kw_only=True):
     """How much load: for `duration`, or exactly `requests` operations; in a closed loop, or at `rate`. `stages`, one
-    after the other, replace all of these."""
+    after the other, replace all of these. A plan with none of these gets the default duration when it is loaded."""
 
     heading: ClassVar[str] = LOAD
 
-    duration_s: Annotated[Seconds | None, setting("--duration", "--test-time", help="how long, such as 30s or 2m")] = (
-        field(default=None, name="duration")
-    )
+    duration_s: Annotated[
+        Seconds | None,
+        setting(
+            "--duration",
+            "--test-time",
+            help="how long, such as 30s or 2m; 0: until stopped by Ctrl-C",
+            default=f"{DEFAULT_DURATION}, without --requests and --stage",
+        ),
+    ] = field(default=None, name="duration")
     requests: Annotated[Count | None, setting("--requests", "-n", help="how many operations, fleet-wide and exact")] = (
         None
     )
@@ -75,3 +84,8 @@ class Load(Section, frozen=True, kw_only=True):
             ),
         ),
     ] = ()
+
+    @property
+    def runs_until_stopped(self) -> bool:
+        """Whether only the user ends the load."""
+        return self.duration_s is not None and not self.duration_s

@@ -278,6 +278,11 @@ class Target(Section, frozen=True, kw_only=True):
     sentinel: Annotated[Sentinel, described("user and password for the Sentinels")] = Sentinel()
     cluster: Annotated[Cluster, described("cluster clients")] = Cluster()
 
+    @property
+    def is_given(self) -> bool:
+        """Whether the plan names a target."""
+        return bool(self.url) or self.embedded is not None
+
     def __repr__(self) -> str:
         """Never shows the password: plans end up in logs."""
         return f"Target(url={self.url!r}, username={self.username!r}, password={REDACTED if self.password else None!r})"

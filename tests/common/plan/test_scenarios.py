@@ -139,9 +139,9 @@ def test_the_first_scenario_draws_what_the_plan_alone_draws_and_the_others_draw_
             "plan.yaml: $.targets.us: expected a scenario that names this target, got none",
         ),
         (
-            "target: {url: 'redis://h:1'}\nscenarios: [{name: a}]",
-            "plan.yaml: $.scenarios[0].load: expected a duration or requests, got neither; use --duration 30s or "
-            "--requests 100000",
+            "target: {url: 'redis://h:1'}\nscenarios: [{name: a, load: {duration: 0}}, {name: b, after: a}]",
+            'plan.yaml: $.scenarios[1].after: expected a scenario with a duration or stages, got "a", which runs until '
+            "it is stopped",
         ),
         (
             "target: {url: 'redis://h:1'}\nload: {duration: 1s}\nscenarios: [{name: a, after: b}, {name: b}]",
@@ -240,6 +240,28 @@ scenarios: [{name: a, target: eu}, {name: b, target: us}, {name: c, target: us}]
     plan = load(tmp_path, text)
     assert [each.name for each in plan.scenarios] == ["a", "b", "c", "probe-eu", "probe-us"]
     assert load(tmp_path, plan_yaml(plan)) == plan
+
+
+def test_each_scenario_without_a_length_gets_the_default_length(tmp_path: Path) -> None:
+    text = """
+target: {url: "redis://h:1"}
+scenarios:
+  - {name: a}
+  - {name: b, load: {requests: 5}}
+  - {name: c, after: a, load: {rate: 5/s}}
+"""
+    plan = load(tmp_path, text)
+    assert [each.load.duration_s for each in plan.scenarios] == [10, None, 10]
+    assert [each.start_ns for each in scenario_plans(plan)] == [0, 0, 10**10]
+
+
+def test_a_probe_beside_an_endless_load_is_endless(tmp_path: Path) -> None:
+    main, probe = load(
+        tmp_path, "{target: {url: 'redis://h:1'}, load: {duration: 0, warmup: 1s}, probe: 5/s}"
+    ).scenarios
+    assert main.load.runs_until_stopped
+    assert probe.load.runs_until_stopped
+    assert probe.load.warmup_s == 1
 
 
 def test_a_probe_needs_a_load_whose_end_is_planned(tmp_path: Path) -> None:

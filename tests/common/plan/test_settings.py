@@ -93,7 +93,7 @@ CONTRACT = """
 --data-verify | DATA_VERIFY | workload.values.verify |
 --expiry | EXPIRY | workload.expiry |
 --expiry-range | EXPIRY_RANGE | workload.expiry |
---duration --test-time | DURATION | load.duration |
+--duration --test-time | DURATION | load.duration | 10s, without --requests and --stage
 --requests -n | REQUESTS | load.requests |
 --rate | RATE | load.rate |
 --arrivals | ARRIVALS | load.arrivals | constant

@@ -84,3 +84,9 @@ def test_a_plan_that_the_wire_driver_refuses_is_refused_with_its_error() -> None
     asked = Target(url="redis://127.0.0.1:6379", health_check_interval_s=Seconds(5))
     with pytest.raises(PlanError, match=r"^--compare-drivers: .*health_check_interval: expected 0s .* got 5s$"):
         plans_to_compare(plan(target=asked))
+
+
+def test_a_load_without_an_end_is_refused() -> None:
+    endless = msgspec.structs.replace(plan(), load=Load(duration_s=Seconds(0)))
+    with pytest.raises(UsageError, match="expected a load with an end, because the runs follow each other"):
+        plans_to_compare(endless)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from common.units import NS_PER_S
+from common.plan.schema import Load, Scenario
+from common.units import NS_PER_S, Count, Seconds
+from coordinator.analysis.totals.aggregate import fold
 from coordinator.core.member import Member
-from coordinator.core.outcome import OutcomeTracker, duration_s
+from coordinator.core.outcome import OutcomeTracker, duration_s, is_planned_stop
 from coordinator.core.registry import JournaledAgent, Registry
 from coordinator.journal.records import AgentFacts, Outcome
 from tests.support.protocol import final
+from tests.support.records import opened, plan
 
 T0_NS = 100 * NS_PER_S
 
@@ -50,6 +54,35 @@ def test_an_interrupt_decides_the_outcome_before_other_causes() -> None:
 def test_the_reason_of_a_run_that_was_given_up_is_reported() -> None:
     tracker = OutcomeTracker(aborted="the target is dead", exit_code=4)
     assert tracker.outcome(ALL, 0) == (Outcome.ABORTED, "the target is dead", 4)
+
+
+@pytest.mark.parametrize(
+    ("loads", "ran_s", "is_planned"),
+    [
+        ([Load(duration_s=Seconds(0))], 1, True),
+        ([Load(duration_s=Seconds(0), warmup_s=Seconds(5))], 1, True),
+        ([Load(duration_s=Seconds(5))], 1, False),
+        ([Load(duration_s=Seconds(5))], 6, False),
+        ([Load(requests=Count(5))], 6, False),
+        ([Load(duration_s=Seconds(0)), Load(duration_s=Seconds(5))], 4, False),
+        ([Load(duration_s=Seconds(0)), Load(duration_s=Seconds(5))], 5, True),
+        ([Load(duration_s=Seconds(0)), Load(requests=Count(5))], 60, False),
+    ],
+)
+def test_a_stop_is_planned_if_a_load_runs_until_stopped_and_all_others_have_ended(
+    loads: list[Load], ran_s: float, is_planned: bool
+) -> None:
+    whole = msgspec.structs.replace(plan(), load=loads[0])
+    if len(loads) > 1:
+        scenarios = tuple(
+            Scenario(name=f"s{number}", pools=whole.pools, workload=whole.workload, load=load)
+            for number, load in enumerate(loads)
+        )
+        whole = msgspec.structs.replace(whole, load=Load(), scenarios=scenarios)
+    record = opened(whole)
+    if whole.scenarios:
+        record = msgspec.structs.replace(record, threads=(1, 1), connection_ceilings=(1, 1))
+    assert is_planned_stop(fold([record]), round(ran_s * NS_PER_S)) is is_planned
 
 
 LOSS = "the target was lost in second 3 of 10 and did not come back: ConnectionError 7"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -508,8 +509,9 @@ def test_a_run_ends_without_agents_that_continue_after_the_planned_end_and_the_d
     assert ended(bench.do(counted(Reading.AFTER))).outcome is Outcome.DEGRADED
 
 
-def test_a_run_without_an_end_in_time_is_given_up_when_its_target_is_dead() -> None:
-    bench = RunBench(fleet_plan(duration_s=None, requests=10**6), expected=1)
+@pytest.mark.parametrize("load", [{"duration_s": None, "requests": 10**6}, {"duration_s": 0.0}])
+def test_a_run_without_an_end_in_time_is_given_up_when_its_target_is_dead(load: dict[str, Any]) -> None:
+    bench = RunBench(fleet_plan(**load), expected=1)
     bench.running("web1")
     failing = MetricsFrame(seq=0, through=0, intervals=(interval(0, 0, failed=5),))
     bench.passes(2.0, "web1")
@@ -622,6 +624,59 @@ def test_an_interrupt_is_recorded_before_the_load_is_stopped_and_the_run_is_repo
         bench.says(name, final(reason="interrupted"))
     assert of_kind(bench.do(counted(Reading.AFTER)), DeleteKeys)
     assert ended(bench.do(Cleaned(DELETED))) == End(130, "", Outcome.INTERRUPTED)
+
+
+def test_a_stop_by_the_user_completes_a_run_without_an_end() -> None:
+    bench = RunBench(fleet_plan(duration_s=0), expected=2)
+    bench.running(*BOTH)
+    bench.passes(5.0, *BOTH)
+    assert bench.run.state.phase is Phase.RUNNING
+    actions = bench.do(Interrupted())
+    assert written(actions) == [
+        StopDecided(what=StopKind.LOAD, reason="stopped by the user", exit_code=0, at_ns=bench.now_ns)
+    ]
+    assert said(actions, Stop) == [Stop(drain=True, reason="stopped by the user")] * 2
+    for name in BOTH:
+        bench.says(name, final(reason="stopped by the user"))
+    assert ended(bench.do(counted(Reading.AFTER))) == End(0, "", Outcome.COMPLETED)
+
+
+def test_a_second_interrupt_cuts_a_run_without_an_end_short() -> None:
+    bench = RunBench(fleet_plan(duration_s=0))
+    bench.running("web1")
+    bench.do(Interrupted())
+    assert said(bench.do(Interrupted()), Stop) == [Stop(drain=False, reason="interrupted twice")]
+    bench.says("web1", final(reason="interrupted twice"))
+    assert ended(bench.do(counted(Reading.AFTER))) == End(130, "", Outcome.INTERRUPTED)
+
+
+@pytest.mark.parametrize("resumes", ["running", "stopped"])
+def test_a_resumed_run_without_an_end_is_completed_by_a_stop(resumes: str) -> None:
+    bench = RunBench(fleet_plan(duration_s=0))
+    bench.running("web1")
+    if resumes == "stopped":
+        bench.do(Interrupted())
+    journal = bench.written
+    assert journal is not None
+    assert journal.started is not None
+    run = Run.resumed(bench.setup, journal.started.t0_ns, journaled_agents(journal), bench.now_ns, written=journal)
+    again = RunBench(run=run, written=journal)
+    again.hello("web1", state=AgentState.RUNNING, run_id=RUN_ID)
+    if resumes == "running":
+        again.do(Interrupted())
+    assert again.run.state.phase is Phase.DRAINING
+    again.says("web1", final(reason="stopped by the user"))
+    assert ended(again.do(counted(Reading.AFTER))) == End(0, "", Outcome.COMPLETED)
+
+
+def test_an_interrupt_while_an_endless_run_is_given_up_counts_as_an_interrupt() -> None:
+    bench = RunBench(fleet_plan(duration_s=0))
+    bench.running("web1")
+    bench.passes(DEAD_TARGET_NS / NS_PER_S + 1.0, "web1")
+    assert bench.run.state.phase is Phase.DRAINING
+    bench.do(Interrupted())
+    bench.says("web1", final(reason="stopped"))
+    assert ended(bench.do(counted(Reading.AFTER))).exit_code == 130
 
 
 @pytest.mark.parametrize("third", [False, True])

@@ -81,6 +81,13 @@ def test_the_remaining_time_and_requests_follow_from_the_plan(
     assert snapshot.fraction == pytest.approx(fraction)
 
 
+def test_an_endless_load_has_no_remaining_time() -> None:
+    endless = msgspec.structs.replace(plan(), load=Load(duration_s=Seconds(0)))
+    snapshot = build_snapshot(fold([opened(endless)]), [], 2.5)
+    assert (snapshot.left_s, snapshot.left_requests, snapshot.fraction) == (None, None, None)
+    assert snapshot.until_stopped
+
+
 def test_a_snapshot_before_the_run_is_empty() -> None:
     snapshot = build_snapshot(Aggregate(), [], -1.0)
     assert (snapshot.rows, snapshot.operations, snapshot.connections_open, snapshot.left_s) == ((), 0, 0, None)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -191,6 +192,15 @@ def test_the_table_shows_seconds_agents_and_the_remaining_time() -> None:
     ):
         assert expected in screen
     assert "6,000 operations, 0 errors" in screen
+
+
+def test_the_screen_of_an_endless_load_has_no_bar() -> None:
+    console = terminal()
+    endless = replace(snapshot(), left_s=None, fraction=None, until_stopped=True)
+    with TerminalView(console) as view:
+        view.update(endless)
+    assert "3s elapsed until stopped (Ctrl-C)" in written(console)
+    assert "━" not in written(console)
 
 
 def use(view: LiveView, fail: bool) -> None:

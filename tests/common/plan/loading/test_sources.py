@@ -243,7 +243,6 @@ def test_a_profile_file_is_relative_to_the_plan_file_that_names_it(write: WriteF
             "load: {arrivals: poisson, stages: [{duration: 1s}]}",
             "$.load.arrivals: expected a rate for poisson arrivals, got none; use --rate 1000/s",
         ),
-        ("load: {rate: 5}", "$.load: expected a duration or requests, got neither; use --duration 30s"),
         ("target: {url: ''}\nload: {duration: 1s}", "$.target.url: expected a target, got none"),
         ("[1, 2]", "$: expected a mapping with keys such as target, pools, workload, got a list"),
     ],
@@ -251,6 +250,39 @@ def test_a_profile_file_is_relative_to_the_plan_file_that_names_it(write: WriteF
 def test_a_fault_in_a_file_has_the_file_and_the_path(write: WriteFile, text: str, line: str) -> None:
     file = write(text if text.startswith(("target", "[")) else f"target: {{url: 'redis://h'}}\n{text}")
     assert refusal(file).startswith(f"{file}: {line}")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "duration_s"),
+    [
+        ("", {}, 10),
+        ("load: {rate: 5}", {}, 10),
+        ("load: {warmup: 1s, stages: []}", {}, 10),
+        ("load: {duration: 3s}", {}, 3),
+        ("load: {duration: 0}", {}, 0),
+        ("load: {duration: 3s}", {"--duration": "0"}, 0),
+        ("load: {requests: 5}", {}, None),
+        ("load: {stages: [{duration: 1s}]}", {}, None),
+        ("load: {rate: 5}", {"--requests": "5"}, None),
+    ],
+)
+def test_a_load_without_a_length_lasts_ten_seconds(
+    write: WriteFile, text: str, flags: dict[str, str], duration_s: float | None
+) -> None:
+    given = {FLAGS[flag]: FLAGS[flag].parse(value) for flag, value in flags.items()}
+    assert load_plan(write(f"target: {{url: 'redis://h'}}\n{text}"), given, {}).load.duration_s == duration_s
+
+
+@pytest.mark.parametrize("purpose", [Purpose.RUN, Purpose.TARGET, Purpose.VIEW])
+def test_a_plan_has_the_same_length_for_every_purpose(purpose: Purpose) -> None:
+    assert load_plan(None, {FLAGS["--url"]: "redis://h"}, {}, purpose).load.duration_s == 10
+
+
+def test_a_plan_for_viewing_needs_no_target_but_a_valid_one(write: WriteFile) -> None:
+    assert not load_plan(write("load: {rate: 5}"), {}, {}, Purpose.VIEW).target.is_given
+    assert load_plan(write("target: {tls: {verify: none}}"), {}, {}, Purpose.VIEW).load.duration_s == 10
+    with pytest.raises(PlanError, match="expected only with a target of rediss://"):
+        load_plan(write("target: {url: 'redis://h', tls: {verify: none}}"), {}, {}, Purpose.VIEW)
 
 
 def test_stages_on_the_command_line_replace_a_files_duration_but_not_its_rate(write: WriteFile) -> None:
@@ -371,7 +403,6 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"tasks_per_pool": "8"}, "--tasks-per-pool: expected threads_per_pool, the workers of the client driver"),
         ({"threads_per_pool": "8", "driver": "asyncio"},
          "--threads-per-pool: expected tasks_per_pool, the workers of the asyncio driver, got"),
-        ({"duration": "0s"}, "--duration: expected a time above zero, got 0s"),
         ({"socket_timeout": "0"}, "--socket-timeout: expected a time above zero, got 0s"),
         ({"lease": "1s"}, "--lease: expected at least 2s"),
         ({"retry_base": "2s", "retry_cap": "1s"}, "--retry-base: expected base <= cap, got 2s and 1s"),
@@ -390,8 +421,10 @@ def test_zero_requests_are_refused() -> None:
         load_plan(None, setting, {})
 
 
-def test_a_plan_for_checking_a_target_needs_a_url_and_no_duration() -> None:
-    assert load_plan(None, {FLAGS["--url"]: "redis://h"}, {}, Purpose.TARGET).load.duration_s is None
+def test_a_plan_for_checking_a_target_needs_a_url() -> None:
+    assert load_plan(None, {FLAGS["--url"]: "redis://h"}, {}, Purpose.TARGET).load.duration_s == 10
+    with pytest.raises(PlanError, match="expected a target, got none"):
+        load_plan(None, {}, {}, Purpose.TARGET)
     with pytest.raises(PlanError, match="--embedded-server: expected the url of a target"):
         load_plan(None, {FLAGS["--embedded-server"]: "standalone"}, {}, Purpose.TARGET)
 
