@@ -1,7 +1,7 @@
 """Monotonic time in whole nanoseconds, and the offset between two hosts' clocks.
 
-Pure, except for the two clocks: `monotonic_ns`, and `boottime_ns` for limits that also run while the machine is
-suspended.
+Pure, except for the clocks: `monotonic_ns`; `boottime_ns` for limits that also run while the machine is suspended; and
+`utc_of`, which reads the wall clock once, to label an instant.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ def boottime_ns() -> int:
     """Like `monotonic_ns`, but also counts while the machine is suspended. On Linux this is CLOCK_BOOTTIME. On macOS it
     is CLOCK_MONOTONIC, which is not the clock of `time.monotonic_ns` there."""
     return time.clock_gettime_ns(_BOOTTIME)
+
+
+def utc_of(at_ns: int) -> int:
+    """An instant of `monotonic_ns` by this machine's wall clock: ns since 1970, UTC."""
+    return time.time_ns() + at_ns - monotonic_ns()
 
 
 class Suspension:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 
-from common.clock import monotonic_ns
+import msgspec
+
+from common.clock import monotonic_ns, utc_of
 from common.errors import ProtocolError, StampedeError
 from common.program.line_limits import LineLimit
 from common.program.signals import Signals
@@ -57,7 +59,15 @@ from coordinator.core.member import Member
 from coordinator.core.registry import LARGE_FLEET, JournaledAgent
 from coordinator.core.run import DISMISS_NS, AfterLoad, Run
 from coordinator.journal.journal_file import Journal
-from coordinator.journal.records import AnyRecord, CoordinatorFailed, CountersRead, FrameAccepted, Outcome, Reading
+from coordinator.journal.records import (
+    AnyRecord,
+    CoordinatorFailed,
+    CountersRead,
+    FrameAccepted,
+    Outcome,
+    Reading,
+    RunStarted,
+)
 from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
@@ -294,6 +304,8 @@ class Coordinator:
                     self._listener.send(routing_id, codec.encode(envelope))
             case Introduce(routing_id, agent_id, metrics):
                 self._listener.introduce(routing_id, agent_id, metrics=metrics)
+            case Write(RunStarted() as record):
+                self._write(msgspec.structs.replace(record, t0_utc_ns=utc_of(record.t0_ns)))
             case Write(record):
                 self._write(record)
             case ReadServer(when):

@@ -12,13 +12,18 @@ readable.
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from common.plan.schema import Plan
 from common.protocol.messages import Final, MetricsFrame, PoolRemainder, PoolShare, Preloaded
 
 JOURNAL_FORMAT = 2
+
+WallNs = Annotated[int, Meta(ge=0, le=1 << 62)]
+"""Nanoseconds since 1970, UTC: up to the year 2116."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -99,9 +104,11 @@ class RunOpened(Record, frozen=True, kw_only=True):
 
 
 class RunStarted(Record, frozen=True, kw_only=True):
-    """The load starts. t0_ns: the common start instant, on the monotonic clock of the coordinator's machine."""
+    """The load starts. t0_ns: the common start instant, on the monotonic clock of the coordinator's machine. t0_utc_ns:
+    the same instant by its wall clock, in ns since 1970; None in journals of earlier releases."""
 
     t0_ns: int
+    t0_utc_ns: WallNs | None = None
 
 
 class FrameAccepted(Record, frozen=True, kw_only=True):

@@ -125,3 +125,8 @@ def ms(us: float) -> str:
     value = us / 1e3
     decimals = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1 if abs(value) < 1000 else 0
     return f"{value:,.{decimals}f}"
+
+
+def rounded(value: float) -> str:
+    """Return a number with one decimal below 1,000, and without decimals from there on."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"

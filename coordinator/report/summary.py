@@ -57,6 +57,7 @@ from coordinator.report.summary_types import (
     Summary,
     TargetSummary,
 )
+from coordinator.report.utc import utc_text
 
 _NO_END = "the journal does not have its end"
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
@@ -261,6 +262,8 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
 def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
     closed = aggregate.closed
     stop, started = aggregate.load_stop, aggregate.started
+    t0_utc_ns = started.t0_utc_ns if started else None
+    ended_utc_ns = t0_utc_ns + round(aggregate.duration_s * NS_PER_S) if t0_utc_ns is not None and closed else None
     outcome_without_end = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
     return RunSummary(
         id=opened.run_id,
@@ -271,6 +274,8 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
         plan_hash=opened.plan_hash,
         stop_reason=stop.reason if stop else "",
         stopped_at_s=(stop.at_ns - started.t0_ns) / NS_PER_S if stop and started else None,
+        load_started_at=None if t0_utc_ns is None else utc_text(t0_utc_ns),
+        load_ended_at=None if ended_utc_ns is None else utc_text(ended_utc_ns),
     )
 
 

@@ -12,16 +12,15 @@ from rich.table import Table
 from common.units import counted, format_seconds
 from coordinator.analysis.key_space import clean_up_text, preload_text
 from coordinator.journal.records import AgentOutcome
+from coordinator.report.heading import heading
 from coordinator.report.printing import (
-    ERRORS_SHOWN_FROM,
     LEVEL_STYLES,
-    OUTCOME_STYLES,
     SafeText,
     as_text,
     counts_by_name,
     facts,
-    failed_share,
     ms,
+    rounded,
     short_number,
 )
 from coordinator.report.summary_types import (
@@ -33,7 +32,6 @@ from coordinator.report.summary_types import (
     StageSummary,
     Stats,
     Summary,
-    TargetSummary,
 )
 from coordinator.report.tables import Bar, FittedTable, TableColumn, print_parts
 
@@ -43,7 +41,7 @@ _ELSEWHERE = "summary.json"
 
 def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = False) -> None:
     """Print the whole summary."""
-    print_parts(console, _head(summary), "")
+    print_parts(console, heading(summary), "")
     if len(summary.scenarios) > 1:
         print_parts(console, _scenarios(summary), "")
     if len(summary.stages) > len(summary.scenarios):
@@ -76,26 +74,6 @@ def _missing(summary: Summary) -> str:
         f"without {unsent + failed:,} of {counted(intended, 'intended operation')} "
         f"({(unsent + failed) / intended:.1%}): {unsent:,} never sent, {failed:,} failed"
     )
-
-
-def _head(summary: Summary) -> Table:
-    run, targets = summary.run, list(summary.targets.items())
-    outcome = as_text(run.outcome.value, style=OUTCOME_STYLES[run.outcome])
-    outcome.append(f" in {run.duration_s:.1f} s", style="default")
-    outcome.append(_failed(summary), style="red")
-    if run.reason:
-        outcome.append(f": {run.reason}", style="default")
-    return facts(
-        ("Run", as_text(run.id)),
-        ("", outcome),
-        *(("Target" if at == 0 else "", as_text(_target_line(name, each))) for at, (name, each) in enumerate(targets)),
-        ("Load", as_text(_load_model(summary))),
-    )
-
-
-def _target_line(name: str, target: TargetSummary) -> str:
-    of = f"{name}: " if name else ""
-    return f"{of}{target.url} ({target.topology}, {target.server})"
 
 
 _TARGET = "Target"
@@ -135,55 +113,6 @@ def _scenarios(summary: Summary) -> FittedTable:
             as_text(short_number(stats.errors), style="red" if stats.errors else ""),
         )
     return table
-
-
-def _failed(summary: Summary) -> str:
-    """Return how many operations failed (with their errors, unless the reason names these) or were never sent, for the
-    first line."""
-    totals, unsent = summary.totals, summary.load.unsent
-    found = ""
-    if share := failed_share(totals.errors, totals.operations):
-        kinds = counts_by_name(summary.errors, most=2)
-        found = f", {share}" if kinds.partition(" ")[0] in summary.run.reason else f", {share} ({kinds})"
-    never = unsent / (totals.operations + unsent) if unsent else 0.0
-    return f"{found}, {never:.1%} never sent" if never > ERRORS_SHOWN_FROM else found
-
-
-_SENDERS = {"client": "thread", "asyncio": "task", "wire": "connection"}
-
-
-def _load_model(summary: Summary) -> str:
-    load = summary.load
-    measured = [stage for stage in summary.stages if stage.measured]
-    if len(summary.scenarios) > 1:
-        return (
-            f"{len(summary.scenarios)} scenarios: {_count(load.achieved_rate_per_s)}/s achieved, {_never_sent(summary)}"
-        )
-    if len(measured) > 1:
-        how = {"closed": "closed loop", "mixed": "closed and open loop"}.get(load.model, "open loop")
-        how += f", {load.arrivals} arrivals" if load.arrivals else ""
-        wanted = "" if load.wanted_rate_per_s is None else f"{_count(load.wanted_rate_per_s)}/s wanted, "
-        return f"{len(measured)} stages ({how}): {wanted}{_count(load.achieved_rate_per_s)}/s achieved, " + _never_sent(
-            summary
-        )
-    if load.wanted_rate_per_s is None:
-        pools = (summary.plan.get("scenarios") or [summary.plan])[0]["pools"]
-        workers = dict.fromkeys(_SENDERS[str(pool["driver"])] for pool in pools)
-        return f"closed loop: every {' and '.join(workers)} sends as soon as it has its last reply"
-    stage = measured[0] if measured else None
-    ramp = ""
-    if stage is not None and stage.ramp == "linear":
-        ramp = f" (a ramp from {_count(stage.from_rate_per_s or 0.0)} to {_count(stage.target_rate_per_s or 0.0)})"
-    return (
-        f"open loop ({load.arrivals} arrivals): {_count(load.wanted_rate_per_s)}/s wanted{ramp}, "
-        f"{_count(load.achieved_rate_per_s)}/s achieved, {_never_sent(summary)}"
-    )
-
-
-def _never_sent(summary: Summary) -> str:
-    load = summary.load
-    uncarried = f", {load.uncarried:,} more due in a share without an agent" if load.uncarried else ""
-    return f"{load.unsent:,} never sent{uncarried}"
 
 
 _STAGE_COLUMNS = (
@@ -272,9 +201,9 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
     times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
     return [
         name,
-        _count(stats.ops_per_s),
+        rounded(stats.ops_per_s),
         *(ms(us) if latency.count else "-" for us in times_us),
-        _count(kib / duration_s if duration_s > 0 else 0.0),
+        rounded(kib / duration_s if duration_s > 0 else 0.0),
         as_text(f"{stats.errors:,}", style="red" if stats.errors else ""),
     ]
 
@@ -469,11 +398,6 @@ def _ledger(summary: Summary) -> str:
         f"issued {ledger.issued:,}, counted {ledger.counted:,}, server calls {server}{room}: "
         f"{ledger.unaccounted:,} unaccounted{uncarried}"
     )
-
-
-def _count(value: float) -> str:
-    """Return a number with one decimal below 1,000, and without decimals from there on."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
 def _duration(seconds: float) -> str:

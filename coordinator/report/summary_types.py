@@ -59,8 +59,10 @@ class Stats(SummaryPart, frozen=True, kw_only=True):
 
 
 class RunSummary(SummaryPart, frozen=True, kw_only=True):
-    """Which run, and how it ended. reason: one line for people. stop_reason: why the load was stopped early; "" if it
-    was not. stopped_at_s: when, in seconds from the start."""
+    """Which run, and how it ended. started_at: when the coordinator began to wait for agents. load_started_at,
+    load_ended_at: of the load, by the coordinator's wall clock at its start; None if the load has not started or ended,
+    and for journals of earlier releases. reason: one line for people. stop_reason: why the load was stopped early; ""
+    if it was not. stopped_at_s: when, in seconds from the start."""
 
     id: str
     started_at: str
@@ -70,6 +72,8 @@ class RunSummary(SummaryPart, frozen=True, kw_only=True):
     plan_hash: str
     stop_reason: str = ""
     stopped_at_s: float | None = None
+    load_started_at: str | None = None
+    load_ended_at: str | None = None
 
 
 class TargetSummary(SummaryPart, frozen=True, kw_only=True):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 
-from common.units import printable
+from common.units import NS_PER_S, printable
 from coordinator.analysis.per_second import ShownSecond, ShownSeconds
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.totals.tallies import Second
+from coordinator.report.utc import utc_text
 
 _SERVICE_QUANTILES = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99, "p99.9_us": 0.999}
 COLUMNS = (
@@ -30,6 +31,7 @@ COLUMNS = (
     "backlog",
     "connections_wanted",
     "scenario",
+    "time_utc",
 )
 
 
@@ -45,7 +47,10 @@ def timeseries_csv(aggregate: Aggregate) -> str:
     loop_lag_p99_us: how long event loops were busy without a pause. Both are empty if no agent reports them.
     connections_wanted: connections that were open or being opened (with the wire driver: all its connections); empty if
     an agent's release does not report it. scenario: its name; a run with several has a row for each of them and second.
+    time_utc: when the row begins, by the coordinator's wall clock at the start of the load; empty in a run of an
+    earlier release.
     """
+    t0_utc_ns = aggregate.started.t0_utc_ns if aggregate.started else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -60,6 +65,7 @@ def timeseries_csv(aggregate: Aggregate) -> str:
                 *rate,
                 _known(shown.second.connections_wanted),
                 printable(name),
+                "" if t0_utc_ns is None else utc_text(t0_utc_ns + shown.number * NS_PER_S),
             ]
         )
     return text.getvalue()

@@ -71,13 +71,15 @@ SUMMARY: dict[str, dict[str, str]] = {
     },
     "Run": {
         "id": "name of the run, and of its folder",
-        "started_at": "UTC, ISO 8601",
+        "started_at": "when the coordinator began to wait for agents; UTC, ISO 8601",
         "duration_s": "length of the run",
         "outcome": "`degraded`: an agent was lost; `running`: it has not ended",
         "reason": "one line on how it ended",
         "plan_hash": "equal for equal plans",
         "stop_reason": "why the load stopped early; empty if it did not",
         "stopped_at_s": "when it stopped early, from the start",
+        "load_started_at": "when the load started, by the coordinator's wall clock; UTC, ISO 8601",
+        "load_ended_at": "when the load ended: `load_started_at` and `duration_s`; null while the run goes on",
     },
     "Target": {
         "url": "address, without a password",

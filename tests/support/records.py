@@ -35,6 +35,9 @@ from coordinator.journal.records import (
     TargetFacts,
 )
 
+T0_UTC_NS = 1_772_600_767_890_123_456
+"""2026-03-04 05:06:07.890 UTC."""
+
 MIX = {"SET": 40, "GET": 50, "DEL": 10}
 
 
@@ -162,7 +165,7 @@ def clean_run(
     draw = np.random.default_rng(1)
     yield opened(the_plan, agents)
     yield reading(Reading.BEFORE, {"set": 7, "get": 5, "info": 1})
-    yield RunStarted(t0_ns=123_456_789)
+    yield RunStarted(t0_ns=123_456_789, t0_utc_ns=T0_UTC_NS)
     done = dict.fromkeys(MIX, 0)
     for second in range(seconds):
         for agent_id in agents:

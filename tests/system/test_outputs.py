@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from datetime import UTC, datetime, timedelta
 
 from tests.support.runs import Fleet
 from tests.support.servers import Server
@@ -20,6 +21,11 @@ def test_json_prints_the_summary_on_stdout_and_everything_else_on_stderr(fleet: 
     assert summary == ended.summary
     assert (summary["format"], summary["run"]["id"]) == (1, ended.folder.name)
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", summary["run"]["started_at"])
+    began, started, end = (
+        datetime.fromisoformat(summary["run"][key]) for key in ("started_at", "load_started_at", "load_ended_at")
+    )
+    assert began <= started < end <= datetime.now(UTC)
+    assert end - started == timedelta(seconds=round(summary["run"]["duration_s"], 6))
     assert {agent["state"] for agent in summary["agents"]} == {"finished"}
     # stderr has a line per second, and the table.
     said = ended.finished.stderr
@@ -33,6 +39,7 @@ def test_json_prints_the_summary_on_stdout_and_everything_else_on_stderr(fleet: 
     for column in ("operations", "ok", "errors"):
         assert sum(int(row[column]) for row in rows) == summary["totals"][column]
     assert [int(row["second"]) for row in rows] == list(range(len(rows)))
+    assert rows[0]["time_utc"] == summary["run"]["load_started_at"]
     by_command, by_pool = summary["commands"].values(), summary["pools"].values()
     for stats in (by_command, by_pool):
         for key in ("operations", "ok", "errors", "bytes_out", "bytes_in"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from coordinator.report.utc import utc_text
 from tests.support.runs import Fleet, calls, connections, local_agent, wait_until, worker_processes
 from tests.support.servers import Server
 
@@ -34,11 +35,14 @@ def test_a_run_is_resumed_after_its_coordinator_was_killed_and_every_operation_c
     killed.wait()
     accepted = fleet.journal()
     assert accepted.closed is None
+    assert accepted.started is not None
+    assert accepted.started.t0_utc_ns is not None
 
     run = fleet.runs[-1].name
     ended = fleet.end(fleet.commands.start("coordinator", "start", "--resume", run, **secret))
     summary = ended.summary
     assert (ended.code, summary["run"]["outcome"], summary["run"]["id"]) == (0, "completed", run)
+    assert summary["run"]["load_started_at"] == utc_text(accepted.started.t0_utc_ns)
     assert [agent["state"] for agent in summary["agents"]] == ["finished", "finished"]
     ledger = summary["ledger"]
     assert ledger["unaccounted"] == 0

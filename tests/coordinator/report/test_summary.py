@@ -333,3 +333,13 @@ def test_the_figures_of_the_generator_leave_out_the_warmup() -> None:
     found = generator_of([opened(staged_plan(stage(1, 1000), warmup_s=1), ["a1"]), *frames])
     assert (found.cpu_s, found.cpu_us_per_operation) == (1.0, 1000.0)
     assert (found.core_share_max, found.core_share_mean, found.late_sends, found.limit) == (0.5, 0.5, 0, False)
+
+
+def test_the_load_starts_and_ends_at_a_time_of_the_wall_clock() -> None:
+    run = as_json()["run"]
+    assert run["load_started_at"] == "2026-03-04T05:06:07.890123+00:00"
+    assert run["load_ended_at"] == "2026-03-04T05:06:10.890123+00:00"
+    going_on = build_summary(fold(record for record in clean_run() if not isinstance(record, RunClosed))).run
+    assert (going_on.load_started_at, going_on.load_ended_at) == (run["load_started_at"], None)
+    not_started = build_summary(fold([opened()])).run
+    assert (not_started.load_started_at, not_started.load_ended_at) == (None, None)

@@ -10,7 +10,7 @@ from common.metrics.intervals import DeliveryMetrics, GeneratorDelays, IntervalM
 from common.plan.schema import Command, Pools, Ramp, Workload
 from common.units import NS_PER_S
 from coordinator.analysis.totals.aggregate import fold
-from coordinator.journal.records import AnyRecord, Outcome
+from coordinator.journal.records import AnyRecord, Outcome, RunClosed
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_text import print_summary
 from tests.support.records import (
@@ -268,3 +268,9 @@ def test_the_cost_of_the_load_is_shown_if_it_is_known() -> None:
     assert "event loops busy 60% of the time, without a pause for 5.000 ms (p99), 5.000 ms (max)" in report
     assert "6 operations sent more than 1 ms late" in report
     assert max(map(len, text(busy).splitlines())) <= 80
+
+
+def test_the_report_names_the_utc_of_the_load() -> None:
+    assert "from 2026-03-04 05:06:07.890 to 05:06:10.890 UTC" in text(clean_run())
+    over_midnight = [closed(duration_s=80_000.0) if isinstance(each, RunClosed) else each for each in clean_run()]
+    assert "from 2026-03-04 05:06:07.890 to 2026-03-05 03:19:27.890 UTC" in text(over_midnight)

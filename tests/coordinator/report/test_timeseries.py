@@ -5,6 +5,7 @@ import io
 
 from common.plan.schema import Ramp
 from coordinator.analysis.totals.aggregate import fold
+from coordinator.journal.records import RunStarted
 from coordinator.report.timeseries import COLUMNS, timeseries_csv
 from tests.support.records import (
     accepted,
@@ -80,3 +81,14 @@ def test_a_row_of_a_ramp_has_its_target_rate() -> None:
     parts = (interval(0, {}), interval(1, {}), interval(2, {}, stage=1))
     found = rows(timeseries_csv(fold([opened(ramp, ["a1"]), accepted("a1", 0, *parts)])))
     assert [row["wanted_per_s"] for row in found] == ["50.0", "150.0", ""]
+
+
+def test_a_row_has_the_utc_of_its_begin_if_the_journal_has_the_start_by_the_wall_clock() -> None:
+    found = rows(timeseries_csv(fold(clean_run())))
+    assert [row["time_utc"] for row in found] == [
+        "2026-03-04T05:06:07.890123+00:00",
+        "2026-03-04T05:06:08.890123+00:00",
+        "2026-03-04T05:06:09.890123+00:00",
+    ]
+    earlier = [RunStarted(t0_ns=1) if isinstance(record, RunStarted) else record for record in clean_run()]
+    assert {row["time_utc"] for row in rows(timeseries_csv(fold(earlier)))} == {""}
