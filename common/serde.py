@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from common.units import Bytes, Count, PerSecond, Seconds
+from common.units import Bytes, Count, PerSecond, Seconds, SecondsOrOff
 
 T = TypeVar("T")
 
-_QUANTITIES = (Seconds, PerSecond, Bytes, Count)
+_QUANTITIES = (Seconds, SecondsOrOff, PerSecond, Bytes, Count)
 
 
 def to_builtins(value: Any) -> Any:

@@ -82,6 +82,25 @@ class Seconds(float):
     __repr__ = __str__
 
 
+class SecondsOrOff(Seconds):
+    """A length of time, or "off", which is 0."""
+
+    form: ClassVar[str] = 'a duration such as "1s", or "off"'
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Seconds as `Seconds.parse` reads them; 0 for "off". Raises ValueError."""
+        # YAML 1.1 reads an unquoted off as false.
+        if value is False or (isinstance(value, str) and value.strip().lower() == "off"):
+            return cls(0.0)
+        return super().parse(value)
+
+    def __str__(self) -> str:
+        return super().__str__() if self else "off"
+
+    __repr__ = __str__
+
+
 class PerSecond(float):
     """A rate in events per second; text such as "50k/s", "2000", "600/m"."""
 

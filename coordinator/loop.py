@@ -1,14 +1,14 @@
 """The coordinator's loop: turns messages, signals and ticks into events of the run, and performs the run's actions.
 
-Queries to the target (reading counters, deleting keys) run in their own threads, so that a server that hangs delays
-neither heartbeats nor Ctrl-C.
+Queries to the target (reading counters, watching servers, deleting keys) run in their own threads, so that a server
+that hangs delays neither heartbeats nor Ctrl-C.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 
@@ -72,6 +72,7 @@ from coordinator.live.snapshot import LiveAgent, build_snapshot
 from coordinator.live.view import LiveView
 from coordinator.local_agents import LocalAgents
 from coordinator.servers.cleanup import CleanUpThread
+from coordinator.servers.sampler import ServerSampler
 
 TICK_S = 0.1
 TICK_NS = NS_PER_S // 10
@@ -107,13 +108,15 @@ class Coordinator:
         read_counts: ReadCounts,
         clean: Clean,
         explain: Explain,
+        samplers: Sequence[ServerSampler] = (),
     ) -> None:
-        """explain: returns the exit code and the message of an error; saves the traceback of an unexpected error."""
+        """explain: returns the exit code and the message of an error; saves the traceback of an unexpected error.
+        samplers: one for each target; `read_counts` makes them describe the servers before and after the load."""
         self._run, self._aggregate = run, aggregate
         self._listener = listener
         self._signals, self._local_agents, self._view = signals, local_agents, view
         self._open_journal, self._read_counts, self._clean = open_journal, read_counts, clean
-        self._explain = explain
+        self._explain, self._samplers = explain, samplers
         self._journal: Journal | None = None
         self._end: End | None = None
         self._has_left = False
@@ -140,6 +143,8 @@ class Coordinator:
             poller.watch(source)
         if self._run.state.t0_ns is not None:
             self._journal = self._open_journal(None)  # resumed
+            if self._aggregate.closed is None:
+                self._start_samplers(self._run.state.t0_ns)
         try:
             while not self._has_left:
                 poller.wait(TICK_S)
@@ -245,6 +250,7 @@ class Coordinator:
         for _ in range(self._signals.take()):
             self._interrupts += 1
             yield Interrupted()
+        self._take_samples()
         yield from self._counted()
         yield from self._cleaned()
         yield from self._received()
@@ -262,10 +268,20 @@ class Coordinator:
         when, reading = self._reading
         if reading.done():
             self._reading = None
+            self._take_samples()  # descriptions that came with it
             yield Counted(reading.result())
         elif self._interrupts > 1:
             self._reading = None
             yield Counted(CountersRead(when=when, error="the run was stopped before the server replied"))
+
+    def _start_samplers(self, t0_ns: int) -> None:
+        for sampler in self._samplers:
+            sampler.start(t0_ns, self._aggregate.servers.described(sampler.name))
+
+    def _take_samples(self) -> None:
+        if self._journal is not None:
+            for record in [record for sampler in self._samplers for record in sampler.take()]:
+                self._write(record)
 
     def _cleaned(self) -> Iterator[Cleaned]:
         if self._cleaning is None:
@@ -349,6 +365,8 @@ class Coordinator:
             packed = self._packed[1]
         self._journal.append(record, packed)
         self._aggregate.apply(record)
+        if isinstance(record, RunStarted):
+            self._start_samplers(record.t0_ns)
 
     def _check_journal(self) -> None:
         """Report once if the journal was deleted or moved. The run goes on: the open file still accepts records."""

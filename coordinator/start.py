@@ -58,6 +58,7 @@ from coordinator.servers.cleanup import CleanUpThread, DeletionProgress, delete_
 from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
 from coordinator.servers.preflight import check_commands
+from coordinator.servers.sampler import ServerSampler
 from coordinator.servers.setup_commands import flush, set_up
 from coordinator.start_options import DEFAULT_BIND, StartOptions
 
@@ -292,6 +293,11 @@ def _serve(
             )
         delete = _deletion(plan, folder.aggregate)
         explain = partial(explained, file=folder.path / ERROR_FILE)
+        # Closed first, because their records are not taken any more.
+        samplers = [
+            stack.enter_context(ServerSampler(target, name=name, explain=explain))
+            for name, target in targets_of(plan).items()
+        ]
         coordinator = Coordinator(
             _run(replace(setup, local_pids=agents.pids), folder),
             folder.aggregate,
@@ -300,9 +306,10 @@ def _serve(
             local_agents=agents,
             view=view,
             open_journal=lambda first: folder.open_journal(first.plan if isinstance(first, RunOpened) else plan),
-            read_counts=lambda when: _read_counts(plan, when),
+            read_counts=partial(_read_counts, plan, samplers),
             clean=lambda: CleanUpThread(delete, explain),
             explain=explain,
+            samplers=samplers,
         )
         return coordinator.serve()
 
@@ -344,8 +351,14 @@ def _with_urls(plan: Plan, urls: Mapping[str, str]) -> Plan:
     return map_targets(plan, lambda name, target: msgspec.structs.replace(target, url=urls.get(name, target.url)))
 
 
-def _read_counts(plan: Plan, when: Reading) -> CountersRead:
-    """The counters of every target; those of named targets are in `targets`, and the first one also at the top."""
+def _read_counts(plan: Plan, samplers: Sequence[ServerSampler], when: Reading) -> CountersRead:
+    """The counters of every target; those of named targets are in `targets`, and the first one also at the top. The
+    servers are described first, so that all samples lie between the two readings."""
+    for sampler in samplers:
+        if when is Reading.BEFORE:
+            sampler.describe()
+        else:
+            sampler.finish()
     counts = {name: read_server_counts(target, when) for name, target in targets_of(plan).items()}
     first = counts.get("") or next(iter(counts.values()))
     return msgspec.structs.replace(first, targets={name: each for name, each in counts.items() if name})

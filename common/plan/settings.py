@@ -16,7 +16,7 @@ from common.errors import PlanError
 from common.plan.key_path import EVERY, KeyPath, render
 from common.plan.schema.base import HEADINGS, Option, Section, declaration_of
 from common.plan.validation import choices, find_fault, plan_type, raw_value, value_type
-from common.units import Bytes, PerSecond, Seconds
+from common.units import Bytes, PerSecond, Seconds, SecondsOrOff
 
 ENVIRONMENT_PREFIX = "STAMPEDE_"
 COMMANDS: KeyPath = ("workload", "commands")
@@ -27,7 +27,7 @@ _METAVARS: dict[type, str] = {
     inspect.FloatType: "X",
     inspect.StrType: "TEXT",
 }
-_QUANTITY_METAVARS: dict[type, str] = {Seconds: "TIME", PerSecond: "RATE", Bytes: "SIZE"}
+_QUANTITY_METAVARS: dict[type, str] = {Seconds: "TIME", SecondsOrOff: "TIME|off", PerSecond: "RATE", Bytes: "SIZE"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -32,6 +32,7 @@ from common.redis_client.connections.connection_tracking import REDIRECTS as RED
 from common.redis_client.connections.connection_tracking import ConnectionEvents as ConnectionEvents
 from common.redis_client.connections.tls import TlsFacts as TlsFacts
 from common.redis_client.connections.tls import tls_facts as tls_facts
+from common.redis_client.control_client import BAD_REPLY_ERRORS as BAD_REPLY_ERRORS
 from common.redis_client.control_client import checked_replies as checked_replies
 from common.redis_client.effective_settings import effective_client_settings as effective_client_settings
 from common.redis_client.error_translation import TARGET_ERRORS as TARGET_ERRORS

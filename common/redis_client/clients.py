@@ -46,11 +46,11 @@ def build_client(
     return client
 
 
-def open_control_client(target: schema.Target) -> Client:
+def open_control_client(target: schema.Target, cancellation: Cancellation | None = None) -> Client:
     """A client for control commands: one connection (to each node of a cluster), no retries, and the target's timeouts.
-    The connection opens with the first call; a cluster's topology is read at once. Close it. Raises PlanError; for a
-    cluster also TARGET_ERRORS."""
-    cancellation, one = Cancellation(), {"max_connections": 1}
+    The connection opens with the first call; a cluster's topology is read at once. Close it.
+    cancellation: ends all its waits. Raises PlanError; for a cluster also TARGET_ERRORS."""
+    cancellation, one = cancellation or Cancellation(), {"max_connections": 1}
     if connects_when_built(target):
         # A new cluster client sends COMMAND to a random primary. It retries while it is built, in case that primary is
         # down.

@@ -31,17 +31,17 @@ class Node(msgspec.Struct, frozen=True):
     name: str
 
 
-def nodes_of(target: schema.Target) -> tuple[Node, ...]:
+def nodes_of(target: schema.Target, cancellation: Cancellation | None = None) -> tuple[Node, ...]:
     """All servers with the target's data: a standalone server; the primary that Sentinels know, and its replicas; all
     nodes of a cluster, primaries first. A standalone server counts as a primary and is not called.
 
-    Raises PlanError, TARGET_ERRORS.
+    Raises PlanError, TARGET_ERRORS; with a cancellation also CutShort.
     """
     address = address_of(target)
     if address.kind is TargetKind.SENTINEL:
-        return _known_to_sentinels(target)
+        return _known_to_sentinels(target, cancellation or Cancellation())
     if address.kind is TargetKind.CLUSTER:
-        with open_control_client(target) as client:
+        with open_control_client(target, cancellation) as client:
             assert isinstance(client, ClusterClient)
             found = [_node(node.host, node.port, node.server_type) for node in client.nodes()]
         return tuple(sorted(found, key=lambda node: (node.role, node.host, node.port)))
@@ -50,9 +50,9 @@ def nodes_of(target: schema.Target) -> tuple[Node, ...]:
     return (_node(address.hosts[0].name, address.hosts[0].port, PRIMARY),)
 
 
-def open_node_client(target: schema.Target, node: Node) -> ControlClient:
+def open_node_client(target: schema.Target, node: Node, cancellation: Cancellation | None = None) -> ControlClient:
     """A client with one connection to this node, without retries and redirections. Opens no connection yet. Close it.
-    Raises PlanError."""
+    cancellation: ends all its waits. Raises PlanError."""
     address = address_of(target)
     arguments: dict[str, Any] = {**connection_arguments(target), "retry": no_retry(), "max_connections": 1}
     place = {"path": address.path} if address.path is not None else {"host": node.host, "port": node.port}
@@ -61,7 +61,7 @@ def open_node_client(target: schema.Target, node: Node) -> ControlClient:
     pool = redis.ConnectionPool(
         connection_class=connection_class_of(path=address.path is not None, tls=address.tls),
         events=Unobserved(),
-        cancellation=Cancellation(),
+        cancellation=cancellation or Cancellation(),
         is_announced=address.kind is not TargetKind.STANDALONE,
         **place,
         **arguments,
@@ -70,8 +70,8 @@ def open_node_client(target: schema.Target, node: Node) -> ControlClient:
     return client
 
 
-def _known_to_sentinels(target: schema.Target) -> tuple[Node, ...]:
-    sentinels: Any = SentinelDiscovery(target, Cancellation())
+def _known_to_sentinels(target: schema.Target, cancellation: Cancellation) -> tuple[Node, ...]:
+    sentinels: Any = SentinelDiscovery(target, cancellation)
     service = address_of(target).service
     try:
         host, port = sentinels.discover_master(service)

@@ -19,6 +19,10 @@ out, so that only the calls of clients remain: reads, and everything that the re
 Sentinel. Only the primary is read. Sentinels call PING, INFO, PUBLISH and SUBSCRIBE there, and the plan's scripts call
 commands too. For these commands a surplus is attributed to the Sentinels and scripts, so the audit does not find one.
 
+Own calls. The coordinator reads counters, samples and descriptions of the servers (`coordinator/servers/`), and a plan
+may issue INFO or CONFIG GET too. Every call of the coordinator is counted by its row, and left out here; one without an
+answer is uncertain.
+
 The server's counts are compared only if every node is still the same process in the same role, and if no agent could
 still write when the counters were read after the run. Otherwise `note` gives the reason.
 
@@ -114,7 +118,7 @@ def _audit(scenarios: Sequence[Aggregate], why_not: str = "") -> Ledger:
     replies = [_replies(each) for each in scenarios]
     definite, failures = sum(replied for replied, _ in replies), sum(failed for _, failed in replies)
     retried = sum(map(_retried, scenarios))
-    gained, note = (None, why_not) if why_not else _calls_gained(scenarios[0].readings)
+    gained, maybe, note = (None, Counter[str](), why_not) if why_not else _calls_gained(scenarios[0])
     server_calls = None
     surpluses, shortfalls = [issued - counted], [counted - issued]
     if gained is not None:
@@ -122,6 +126,7 @@ def _audit(scenarios: Sequence[Aggregate], why_not: str = "") -> Ledger:
         server_calls = sum(_calls_of(row, gained) for row in rows)
         shared = set[str]().union(*(_sentinel_commands(each) | _script_commands(each) for each in scenarios))
         others = sum(_calls_of(row, gained) for row in rows if row.partition("|")[0] in shared)
+        others += sum(_calls_of(row, maybe) for row in rows)
         expected = [(server_calls, definite, definite + failures + retried + others)]
         for name in ("multi", "exec") if transactions else ():
             expected.append((_calls_of(name, gained), transactions - failures, transactions + retried))
@@ -188,29 +193,56 @@ def _row(template: Template, gained: Mapping[str, int]) -> str:
     return name
 
 
-def _calls_gained(readings: Mapping[Reading, CountersRead]) -> tuple[dict[str, int] | None, str | None]:
-    """Return (calls that each command gained, None), or (None, why that is not known)."""
+def _calls_gained(aggregate: Aggregate) -> tuple[dict[str, int] | None, Counter[str], str | None]:
+    """Return (calls that each command gained, calls of the coordinator among them that may have been made, None), or
+    (None, nothing, why that is not known). Calls that the coordinator made are left out."""
+    gained: Counter[str] = Counter()
+    maybe: Counter[str] = Counter()
+    found = _gained_by_node(aggregate.readings)
+    if isinstance(found, str):
+        return None, maybe, found
+    for name, (gains, own_of_readings) in found.items():
+        own, maybe_own = aggregate.servers.own_calls(name)
+        gained.update(_without(gains, own + own_of_readings))
+        maybe.update(maybe_own)
+    return dict(gained), maybe, None
+
+
+def _without(gains: dict[str, int], own: Mapping[str, int]) -> dict[str, int]:
+    left = dict(gains)
+    for row, calls in own.items():
+        # Before Redis 7, commandstats has no rows for subcommands.
+        found = row if row in left else row.partition("|")[0]
+        if found in left:
+            left[found] = max(0, left[found] - calls)
+    return left
+
+
+def _gained_by_node(readings: Mapping[Reading, CountersRead]) -> dict[str, tuple[dict[str, int], Counter[str]]] | str:
+    """Return (calls that each command gained, calls of the two readings among them) by node, or why that is not
+    known."""
     before, after = readings.get(Reading.BEFORE), readings.get(Reading.AFTER)
     for when, reading in ((Reading.BEFORE, before), (Reading.AFTER, after)):
         if reading is None:
-            return None, f"the server's counters were not read {when.value} the run"
+            return f"the server's counters were not read {when.value} the run"
         if reading.error:
-            return None, f"the server's counters could not be read {when.value} the run: {reading.error}"
+            return f"the server's counters could not be read {when.value} the run: {reading.error}"
     assert before is not None
     assert after is not None
     if after.writers:
-        return None, f"the server's counters were read while {', '.join(after.writers)} might still write"
+        return f"the server's counters were read while {', '.join(after.writers)} might still write"
     then, now = _nodes(before), _nodes(after)
     if change := _node_change(then, now):
-        return None, change
-    gained: Counter[str] = Counter()
+        return change
+    gained = {}
     for name, node in now.items():
         earlier = then[name].calls
         gains = {command: calls - earlier.get(command, 0) for command, calls in node.calls.items()}
         if any(calls < 0 for calls in gains.values()) or earlier.keys() - node.calls.keys():
-            return None, f"the counters of {_server_name(name)} were reset during the run (CONFIG RESETSTAT)"
-        gained.update(gains)
-    return dict(gained), None
+            return f"the counters of {_server_name(name)} were reset during the run (CONFIG RESETSTAT)"
+        # The second reading counts the last query of the first one, and its own queries before the last one.
+        gained[name] = gains, Counter(node.own) + Counter({"info": 1} if then[name].own else {})
+    return gained
 
 
 def _nodes(reading: CountersRead) -> dict[str, NodeCounters]:

@@ -2,8 +2,9 @@
 
 Their order: RunOpened, CountersRead(before), RunStarted; then FrameAccepted, AgentEnded, WorkerDied and ShareTakenOver
 in any order; CountersRead(after), CleanedUp if the plan has a clean-up, RunClosed. StopDecided may be anywhere after
-RunStarted. If RunClosed is missing, the coordinator still runs, was killed, or has failed. If it has failed,
-CoordinatorFailed gives the reason, unless it could not be written.
+RunStarted, and records of servers (NodeDescribed, NodeSampled, NodeSilent) anywhere before CountersRead(after). If
+RunClosed is missing, the coordinator still runs, was killed, or has failed. If it has failed, CoordinatorFailed gives
+the reason, unless it could not be written.
 
 Some types and fields have another name in the journal (`tag=`, `name=`), so that journals of earlier releases stay
 readable.
@@ -184,13 +185,16 @@ class NodeCounters(msgspec.Struct, frozen=True, kw_only=True):
     """The counters of one server, from `INFO commandstats`.
 
     calls: calls and rejected calls by lower-case command name, since the server's start or its last CONFIG RESETSTAT;
-    on a replica, without the commands that it repeats after its primary. run_id: changes when the server restarts.
+    on a replica, without the commands that it repeats after its primary. run_id: changes when the server restarts. own:
+    queries of this reading that `calls` includes; its last query, an INFO, comes on top. Empty in journals of earlier
+    releases.
     """
 
     name: str
     role: str
     run_id: str
     calls: dict[str, int]
+    own: dict[str, int] = {}
 
 
 class CountersRead(Record, frozen=True, kw_only=True, tag="ServerCounted"):
@@ -212,6 +216,140 @@ class CountersRead(Record, frozen=True, kw_only=True, tag="ServerCounted"):
     unreachable: bool = False
     writers: tuple[str, ...] = ()
     targets: dict[str, CountersRead] = {}
+
+
+class NodeSample(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """INFO of one server at one time; journals have it as an array, so new fields come last. Counts are since the
+    server's start or its last CONFIG RESETSTAT. None: the server does not report it.
+
+    reply_us: how long INFO took. replica: its role is replica. cpu_us: user and system time of the process;
+    cpu_main_us: of its main thread. lag_s, lag_bytes: of a primary, how far its slowest replica is behind; of a
+    replica, how long ago it heard from its primary.
+    """
+
+    reply_us: int
+    replica: bool | None = None
+    cpu_us: int | None = None
+    cpu_main_us: int | None = None
+    memory: int | None = None
+    rss: int | None = None
+    evicted: int | None = None
+    expired: int | None = None
+    hits: int | None = None
+    misses: int | None = None
+    clients: int | None = None
+    blocked: int | None = None
+    commands: int | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    lag_s: int | None = None
+    lag_bytes: int | None = None
+
+
+class CommandTime(msgspec.Struct, frozen=True, array_like=True):
+    """A row of commandstats: calls and their time in the server. within: from LATENCY HISTOGRAM, how many calls took at
+    most how many microseconds; empty if the server has none."""
+
+    calls: int
+    usec: int
+    within: tuple[tuple[int, int], ...] = ()
+
+
+class LoggedCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the server's log of commands. log: "slow", "large-request" or "large-reply". value: microseconds, or
+    bytes. at_s: Unix time by the server's clock. command: its first arguments, shortened. client: its address."""
+
+    log: str
+    id: int
+    at_s: int
+    value: int
+    command: str
+    client: str = ""
+    client_name: str = ""
+
+
+class LatencyEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of LATENCY LATEST. at_s: Unix time of the latest one by the server's clock."""
+
+    name: str
+    at_s: int
+    latest_ms: int
+    max_ms: int
+
+
+class HotKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key of HOTKEYS GET. by: "cpu_us" or "net_bytes", the unit of `value`."""
+
+    key: str
+    by: str
+    value: int
+
+
+class BusySlot(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot of CLUSTER SLOT-STATS; all but `keys` are gains since the first reading, None if the server does not count
+    them."""
+
+    slot: int
+    keys: int
+    cpu_us: int | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+
+
+class Unread(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that a server did not report, and why."""
+
+    what: str
+    reason: str
+
+
+class NodeDescribed(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One server before or after the load. target: name of the target in the plan. at_ns: on the clock of `RunStarted`.
+    server_time_s: the server's own clock. config: settings that matter. last_logged: id of the newest entry of each log
+    of commands. own: how often this reading called which command, by its row in commandstats."""
+
+    when: Reading
+    target: str = ""
+    node: str
+    role: str
+    at_ns: int
+    version: str = ""
+    run_id: str = ""
+    server_time_s: int | None = None
+    keys: int | None = None
+    sample: NodeSample | None = None
+    config: dict[str, str] = {}
+    commands: dict[str, CommandTime] = {}
+    last_logged: dict[str, int] = {}
+    logged: tuple[LoggedCommand, ...] = ()
+    events: tuple[LatencyEvent, ...] = ()
+    hot_keys: tuple[HotKey, ...] = ()
+    slots: tuple[BusySlot, ...] = ()
+    unread: tuple[Unread, ...] = ()
+    own: dict[str, int] = {}
+
+
+class NodeSampled(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One server during the load. own: calls of ours since the last record of this server, without the one INFO of the
+    sample."""
+
+    target: str = ""
+    node: str
+    at_ns: int
+    sample: NodeSample
+    own: dict[str, int] = {}
+
+
+class NodeSilent(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """One server gave no answer, or gives none any more if `for_good`. own: calls of ours that it may have executed all
+    the same."""
+
+    target: str = ""
+    node: str
+    at_ns: int
+    reason: str
+    for_good: bool = False
+    own: dict[str, int] = {}
 
 
 class CleanedUp(Record, frozen=True, kw_only=True):
@@ -268,6 +406,9 @@ AnyRecord = (
     | WorkerDied
     | ShareTakenOver
     | CountersRead
+    | NodeDescribed
+    | NodeSampled
+    | NodeSilent
     | CleanedUp
     | StopDecided
     | RunClosed

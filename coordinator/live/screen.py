@@ -14,7 +14,15 @@ from rich.text import Text
 
 from common.units import counted, format_seconds
 from coordinator.analysis.generator import BUSY_SHARE
-from coordinator.live.snapshot import LatencyTimes, LiveAgent, LiveScenario, LiveSecond, LiveSnapshot, LiveStage
+from coordinator.live.snapshot import (
+    LatencyTimes,
+    LiveAgent,
+    LiveScenario,
+    LiveSecond,
+    LiveServers,
+    LiveSnapshot,
+    LiveStage,
+)
 from coordinator.report.printing import as_text, ms
 from coordinator.report.tables import FittedTable, TableCell, TableColumn, WithoutTrailingBlanks
 
@@ -182,11 +190,28 @@ def _core(share: float | None) -> Text:
 
 def _totals(snapshot: LiveSnapshot) -> Text:
     unsent = f", {snapshot.unsent:,} never sent" if snapshot.unsent else ""
-    return as_text(
+    totals = as_text(
         f"{counted(snapshot.operations, 'operation')}, {counted(snapshot.errors, 'error')}{unsent}; "
         f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
         f"{counted(snapshot.connection_ceiling, 'connection')} open"
     )
+    if snapshot.servers is not None:
+        totals.add_line(_servers(snapshot.servers), style="yellow" if snapshot.servers.silent else "")
+    return totals
+
+
+def _servers(servers: LiveServers) -> str:
+    parts = [counted(servers.count, "server")]
+    if servers.silent:
+        parts.append(f"{servers.silent:,} of them silent")
+    if servers.cpu_percent is not None:
+        name = f" at {servers.busiest}" if servers.count > 1 else ""
+        parts.append(f"{servers.cpu_percent:.0f}% of a core{name}")
+    if servers.memory is not None:
+        parts.append(f"{servers.memory / (1 << 20):,.1f} MiB")
+    if servers.commands_per_s is not None:
+        parts.append(f"{servers.commands_per_s:,.0f} commands/s")
+    return ", ".join(parts)
 
 
 _AGENT_COLUMNS = (

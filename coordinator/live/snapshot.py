@@ -102,6 +102,19 @@ class LiveScenario:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveServers:
+    """The servers of all targets at their last samples. silent: servers that do not answer. busiest: the server that
+    uses most CPU time. cpu_percent: its share of one core. memory: used bytes of all servers. None: not known."""
+
+    count: int
+    silent: int
+    busiest: str
+    cpu_percent: float | None
+    memory: int | None
+    commands_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class LiveSnapshot:
     """One moment of a run. All numbers except the rows are without the warmup.
 
@@ -110,7 +123,7 @@ class LiveSnapshot:
     first. unsent: operations that were due, but not begun. ops_per_s: mean over all complete seconds. stage: None
     before the start, and if the load has one leg. open_loop: at least one leg has a rate. corrected: final rows that
     may have changed, because an agent that was cut off reported its share, or the load ended earlier than planned.
-    standing_by: agents without a share. scenarios: empty for a plan with one.
+    standing_by: agents without a share. scenarios: empty for a plan with one. servers: None if they are not watched.
     """
 
     elapsed_s: float
@@ -132,6 +145,7 @@ class LiveSnapshot:
     standing_by: int = 0
     scenarios: tuple[LiveScenario, ...] = ()
     until_stopped: bool = False
+    servers: LiveServers | None = None
 
 
 def build_snapshot(
@@ -177,6 +191,26 @@ def build_snapshot(
         standing_by=standing_by,
         scenarios=tuple(_scenario(part, elapsed_s, stopped_s) for part in aggregate.parts),
         until_stopped=any(part.opened.plan.load.runs_until_stopped for part in aggregate.scenarios if part.opened),
+        servers=_servers(aggregate),
+    )
+
+
+def _servers(aggregate: Aggregate) -> LiveServers | None:
+    sides = list(aggregate.servers.nodes.values())
+    if not sides:
+        return None
+    cpu = {side.name: share for side in sides if (share := side.latest_rate("cpu_us")) is not None}
+    rates = [rate for side in sides if (rate := side.latest_rate("commands")) is not None]
+    samples = [side.last_sample for side in sides if side.last_sample is not None]
+    memory = [sample.memory for sample in samples if sample.memory is not None]
+    busiest = max(cpu, key=lambda name: cpu[name], default="")
+    return LiveServers(
+        count=len(sides),
+        silent=sum(side.silent is not None for side in sides),
+        busiest=busiest,
+        cpu_percent=cpu[busiest] / 1e4 if busiest else None,
+        memory=sum(memory) if memory else None,
+        commands_per_s=sum(rates) if rates else None,
     )
 
 

@@ -34,6 +34,7 @@ from coordinator.analysis.generator import (
 from coordinator.analysis.key_space import clean_up_of, preload_of
 from coordinator.analysis.ledger import audit, scenario_ledger
 from coordinator.analysis.leg_results import StageResult, stage_results
+from coordinator.analysis.server_summary import server_summary
 from coordinator.analysis.totals.aggregate import Aggregate, scenarios_by_target
 from coordinator.analysis.totals.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
@@ -88,6 +89,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         "verdict": judge(aggregate, ledger),
         "scenarios": scenarios,
         "targets": {name: _target(facts) for name, facts in targets.items()},
+        "server": server_summary(aggregate, _by_command(aggregate.measured)),
     }
     if not aggregate.parts:
         [alone] = scenarios

@@ -23,6 +23,7 @@ from coordinator.report.printing import (
     rounded,
     short_number,
 )
+from coordinator.report.server_text import server_rows, servers_table
 from coordinator.report.summary_types import (
     AgentSummary,
     GeneratorSummary,
@@ -58,7 +59,10 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
     print_parts(console, service, "")
     if not hide_histogram and summary.latency_bins:
         print_parts(console, _histogram(summary), "")
-    print_parts(console, _agents(summary), "", _tail(summary))
+    print_parts(console, _agents(summary), "")
+    if summary.server.nodes:
+        print_parts(console, servers_table(summary.server), "")
+    print_parts(console, _tail(summary))
 
 
 def _missing(summary: Summary) -> str:
@@ -291,6 +295,7 @@ def _tail(summary: Summary) -> Table:
         ("Connections", as_text(*_connections(summary))),
         ("Checkout wait", as_text(_wait(summary.checkout_wait_us))),
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
+        *server_rows(summary.server),
         ("Errors", as_text(_errors(summary))),
         ("Ledger", as_text(_ledger(summary))),
         *after,

@@ -5,6 +5,7 @@ Latencies are in microseconds (reconnects in milliseconds), sizes in bytes, rate
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,10 +13,16 @@ import msgspec
 from common.units import printable_json
 from coordinator.analysis.key_space import CleanUpSummary, PreloadSummary
 from coordinator.analysis.ledger import Ledger
+from coordinator.analysis.server_summary import ServerSummary
 from coordinator.analysis.verdict import Verdict
 from coordinator.journal.records import AgentOutcome, Outcome
 
 SUMMARY_FORMAT = 1
+
+_ROWS = msgspec.Raw(b'"rows"')
+_SERIES = re.compile(r'("series": )"rows"')
+"""No text of a server is at this place: the key is ours."""
+_ROW_INDENT = " " * 10
 
 
 class SummaryPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,6 +292,7 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
     pools: dict[str, Stats]
     checkout_wait_us: Quantiles
     connections: ConnectionsSummary
+    server: ServerSummary
     pubsub: PubSubSummary | None
     errors: dict[str, int]
     ledger: Ledger
@@ -296,5 +304,10 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
     targets: dict[str, TargetSummary]
 
     def to_json(self) -> str:
-        """The text of summary.json."""
-        return printable_json(msgspec.json.format(msgspec.json.encode(self), indent=2).decode()) + "\n"
+        """The text of summary.json. A row of a server's series is one line, because there may be very many."""
+        nodes = self.server.nodes
+        without = {name: msgspec.structs.replace(node, series=_ROWS) for name, node in nodes.items()}
+        short = msgspec.structs.replace(self, server=msgspec.structs.replace(self.server, nodes=without))
+        text = printable_json(msgspec.json.format(msgspec.json.encode(short), indent=2).decode()) + "\n"
+        rows = (bytes(node.series).decode().replace("],[", f"],\n{_ROW_INDENT}[") for node in nodes.values())
+        return _SERIES.sub(lambda found: found[1] + next(rows), text)

@@ -65,7 +65,8 @@ def _read_node(target: Target, node: Node) -> tuple[NodeCounters, int, int | Non
             for name, row in ((name.removeprefix("cmdstat_").lower(), row) for name, row in stats.items())
             if isinstance(row, dict)
         }
-    counted = NodeCounters(name=node.name, role=node.role, run_id=str(server.get("run_id", "")), calls=calls)
+    own = {"info": 2, "dbsize": 1} | ({} if node.role == PRIMARY else {"command|list": 1})
+    counted = NodeCounters(name=node.name, role=node.role, run_id=str(server.get("run_id", "")), calls=calls, own=own)
     return counted, whole_number(clients.get("connected_clients")) or 0, keys
 
 

@@ -232,6 +232,7 @@ _JSON: dict[type, str] = {
     inspect.IntType: "integer",
     inspect.FloatType: "number",
     inspect.StrType: "text",
+    inspect.RawType: "list of lists",
 }
 
 TABLES: dict[str, Callable[[], list[str]]] = {

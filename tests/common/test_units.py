@@ -12,6 +12,7 @@ from common.units import (
     Count,
     PerSecond,
     Seconds,
+    SecondsOrOff,
     counted,
     format_bytes,
     format_count,
@@ -159,3 +160,16 @@ def test_a_long_list_ends_in_the_number_of_other_names() -> None:
     assert listed(names[:MOST_LISTED]) == ", ".join(names[:MOST_LISTED])
     assert listed(names) == ", ".join(names[:MOST_LISTED]) + f" and {1000 - MOST_LISTED} more"
     assert listed([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds", "text"), [("off", 0, "off"), (False, 0, "off"), (0, 0, "off"), ("2s", 2, "2s")]
+)
+def test_a_time_that_may_be_off(value: object, seconds: float, text: str) -> None:
+    found = SecondsOrOff.parse(value)
+    assert (found, str(found), SecondsOrOff.parse(str(found))) == (seconds, text, found)
+
+
+def test_a_time_that_may_be_off_is_never_on() -> None:
+    with pytest.raises(ValueError, match='expected a duration such as "1s", or "off", got true'):
+        SecondsOrOff.parse(True)

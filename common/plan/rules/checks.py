@@ -30,6 +30,8 @@ MAX_AGENTS = 10_000
 MAX_PROCESSES = 1000
 MAX_BATCH = 100_000
 """Most commands in a pipeline or transaction. All of them, and then all replies, are in memory at once."""
+MIN_SERVER_STATS_S = 0.02
+"""More samples would be a load of their own."""
 MIN_LEASE_S = 2.0
 
 Finding = tuple[KeyPath, str]
@@ -84,6 +86,9 @@ def _times_are_above_zero(plan: Plan) -> Iterator[Finding]:
     for path, seconds in times:
         if seconds is not None and seconds <= 0:
             yield path, "expected a time above zero, got 0s"
+    if 0 < plan.target.server_stats_s < MIN_SERVER_STATS_S:
+        shortest = Seconds(MIN_SERVER_STATS_S)
+        yield ("target", "server_stats"), f"expected at least {shortest}, or off, got {plan.target.server_stats_s}"
     if plan.fleet.lease_s < MIN_LEASE_S:
         yield (
             ("fleet", "lease"),

@@ -11,7 +11,7 @@ from common.plan.schema.address_map import parse_address_map
 from common.plan.schema.base import CLIENT, TARGET, AtLeastOne, NameOrNone, NotNegative, Section, described, setting
 from common.plan.schema.short_forms import listed
 from common.redaction import REDACTED
-from common.units import Seconds
+from common.units import Seconds, SecondsOrOff
 
 
 class BackoffKind(enum.Enum):
@@ -272,6 +272,10 @@ class Target(Section, frozen=True, kw_only=True):
             help="maintenance notifications: none, required, or where the server has them",
         ),
     ] = Maintenance.OFF
+    server_stats_s: Annotated[
+        SecondsOrOff,
+        setting("--server-stats", help="how often the coordinator reads INFO of every server during the load, or off"),
+    ] = field(default=SecondsOrOff(1.0), name="server_stats")
     retry: Annotated[Retry, described("when and how often failed calls are repeated")] = Retry()
     keepalive: Annotated[Keepalive, described("TCP keepalive of the connections")] = Keepalive()
     tls: Annotated[Tls, described("TLS, for targets of rediss://")] = Tls()

@@ -31,6 +31,7 @@ from common.plan.timeline import Timeline, timeline
 from common.protocol.messages import MetricsFrame
 from common.units import NS_PER_S
 from coordinator.analysis.totals.scenario_records import record_of_scenario
+from coordinator.analysis.totals.server_side import ServerSide
 from coordinator.analysis.totals.tallies import AgentTally, Second, SecondPart, StageTally, spread_over_seconds
 from coordinator.journal.records import (
     AgentEnded,
@@ -40,6 +41,9 @@ from coordinator.journal.records import (
     CoordinatorFailed,
     CountersRead,
     FrameAccepted,
+    NodeDescribed,
+    NodeSampled,
+    NodeSilent,
     Reading,
     RunClosed,
     RunOpened,
@@ -77,6 +81,7 @@ class Aggregate:
         self.is_running = False
         """Whether a coordinator runs this run now. The reader of the journal sets this, because no record has it."""
         self.readings: dict[Reading, CountersRead] = {}
+        self.servers = ServerSide()
         self.agents: dict[str, AgentTally] = {}
         self.takeovers: list[ShareTakenOver] = []
         self.workers_lost: list[WorkerDied] = []
@@ -119,6 +124,8 @@ class Aggregate:
                     self.workers_lost.append(record)
             case CountersRead():
                 self.readings[record.when] = record
+            case NodeDescribed() | NodeSampled() | NodeSilent():
+                self.servers.apply(record, counts=Reading.BEFORE in self.readings)
             case CleanedUp():
                 self.cleaned = record
             case StopDecided():
@@ -132,6 +139,8 @@ class Aggregate:
                 assert_never(record)
         for part in self.parts:
             assert part.scenario is not None
+            if isinstance(record, NodeDescribed | NodeSampled | NodeSilent):
+                continue  # parts share `servers`
             if part.opened is None or not isinstance(record, RunOpened):
                 part.apply(record_of_scenario(record, part.scenario))
 
@@ -150,6 +159,8 @@ class Aggregate:
         self._scenario_of_leg = tuple(each.number for each in scenarios for _ in each.timeline.legs)
         if record.plan.scenarios:
             self.parts = tuple(map(Aggregate, scenarios))
+            for part in self.parts:
+                part.servers = self.servers
 
     @property
     def name(self) -> str:

@@ -10,7 +10,15 @@ from common.plan.schema import Command, Plan, Then, Workload
 from common.plan.schema import When as Follows
 from coordinator.analysis.ledger import Ledger, audit
 from coordinator.analysis.totals.aggregate import Aggregate, fold
-from coordinator.journal.records import AnyRecord, CountersRead, NodeCounters, Reading
+from coordinator.journal.records import (
+    AnyRecord,
+    CountersRead,
+    NodeCounters,
+    NodeSample,
+    NodeSampled,
+    NodeSilent,
+    Reading,
+)
 from tests.support.records import accepted, clean_run, command, histogram, interval, noted, opened, plan, reading
 
 
@@ -282,3 +290,42 @@ def test_every_redirection_is_one_call_of_the_server(moved: int, down: int, surf
         )
     )
     assert (ledger.definite, ledger.server_calls, ledger.unaccounted) == (calls, calls, 0)
+
+
+def with_own_calls(*, info_calls: int, samples: int, lost: int = 0) -> Ledger:
+    """The ledger of a plan that sends INFO ten times, of a server that counted `info_calls` of anybody."""
+    name = "127.0.0.1:6379"
+    workload = Workload(commands=(Command(command="=INFO"),))
+    info = command(histogram(*range(10)))
+
+    def counted(when: Reading, calls: int) -> CountersRead:
+        own = {"info": 2, "dbsize": 1}
+        node = NodeCounters(name=name, role="primary", run_id="r", calls={"info": calls}, own=own)
+        return msgspec.structs.replace(reading(when, {}), nodes=(node,))
+
+    return audit(
+        fold(
+            [
+                opened(msgspec.structs.replace(plan(), workload=workload), ["a1"]),
+                counted(Reading.BEFORE, 50),
+                *(NodeSampled(node=name, at_ns=at, sample=NodeSample(reply_us=1)) for at in range(1, samples + 1)),
+                NodeSilent(node=name, at_ns=99, reason="did not answer", own={"info": lost}),
+                accepted("a1", 0, interval(0, {"INFO": info})),
+                noted("a1", 10),
+                counted(Reading.AFTER, 50 + info_calls),
+            ]
+        )
+    )
+
+
+def test_calls_of_the_coordinator_itself_are_left_out() -> None:
+    # Between the two readings: the last query of the first one, and two of the second one.
+    assert with_own_calls(info_calls=10 + 7 + 3, samples=7) == Ledger(
+        issued=10, counted=10, server_calls=10, unaccounted=0, definite=10, uncertain=0, transactions=0
+    )
+    assert with_own_calls(info_calls=10 + 7 + 3 + 2, samples=7).unaccounted == 2
+
+
+@pytest.mark.parametrize(("executed", "unaccounted"), [(0, 0), (1, 0), (2, 0), (3, 1)])
+def test_a_call_of_the_coordinator_without_an_answer_may_have_been_counted(executed: int, unaccounted: int) -> None:
+    assert with_own_calls(info_calls=10 + 7 + 3 + executed, samples=7, lost=2).unaccounted == unaccounted

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from coordinator.analysis.totals.aggregate import fold
+from coordinator.journal.records import NodeDescribed, NodeSilent
 from coordinator.live.snapshot import LiveAgent, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
 from tests.support.records import (
@@ -24,6 +25,7 @@ from tests.support.records import (
     staged_plan,
     watched,
 )
+from tests.support.server_records import with_servers
 from tests.support.stages import stage
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -308,6 +310,23 @@ def test_the_screen_of_a_closed_loop_has_service_time() -> None:
     assert "Service time (ms), from send to reply" in written(console)
     for absent in ("backlog", "wanted", "resp "):
         assert absent not in written(console)
+
+
+def test_the_screen_has_a_line_with_the_servers() -> None:
+    console = terminal(width=120)
+    records = [record for record in with_servers(clean_run(), "a:1", "b:2") if not isinstance(record, NodeDescribed)]
+    with open_live(console, quiet=False) as view:
+        view.update(build_snapshot(fold(records), [], 3.5))
+    assert "2 servers, 45% of a core at a:1, 6.0 MiB, 2,000 commands/s" in written(console)
+
+
+def test_the_screen_counts_servers_that_are_silent() -> None:
+    console = terminal(width=120)
+    silence = NodeSilent(node="a:1", at_ns=10**11, reason="did not answer")
+    records = [record for record in with_servers(clean_run(), "a:1") if not isinstance(record, NodeDescribed)]
+    with open_live(console, quiet=False) as view:
+        view.update(build_snapshot(fold([*records, silence]), [], 3.5))
+    assert "1 server, 1 of them silent, 45% of a core" in written(console)
 
 
 def test_a_low_terminal_shows_fewer_seconds_and_all_agents() -> None:

@@ -180,6 +180,11 @@ def test_quantities_and_choices_are_read_from_flags() -> None:
     assert plan.workload.keys.maximum == 10**7
 
 
+@pytest.mark.parametrize("text", ["off", "OFF", "0"])
+def test_server_stats_can_be_off(text: str) -> None:
+    assert load(server_stats=text).target.server_stats_s == 0
+
+
 def test_a_profile_file_is_relative_to_the_plan_file_that_names_it(write: WriteFile, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write("commands: [{command: INCR}]\npipeline: 2", "sub/mine.yaml")
@@ -404,6 +409,7 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"threads_per_pool": "8", "driver": "asyncio"},
          "--threads-per-pool: expected tasks_per_pool, the workers of the asyncio driver, got"),
         ({"socket_timeout": "0"}, "--socket-timeout: expected a time above zero, got 0s"),
+        ({"server_stats": "1ms"}, "--server-stats: expected at least 20ms, or off, got 1ms"),
         ({"lease": "1s"}, "--lease: expected at least 2s"),
         ({"retry_base": "2s", "retry_cap": "1s"}, "--retry-base: expected base <= cap, got 2s and 1s"),
         ({"retry_cap": "1ms"}, "--retry-cap: expected base <= cap, got 8ms and 1ms"),
