@@ -95,7 +95,7 @@ def missing_lines(plan: Plan) -> list[str]:
 
 def _commands(plan: Plan) -> str:
     """The mix of a plan in a few words."""
-    names = list(dict.fromkeys(planned.template.name for planned in planned_commands(plan.workload)))
+    names = list(dict.fromkeys(planned.label for planned in planned_commands(plan.workload)))
     return listed(names, most=6)
 
 

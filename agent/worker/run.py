@@ -218,7 +218,8 @@ class WorkerRun:
         return quotas
 
     def _measures(self, client: Any) -> list[Measure]:
-        return [reply_measure(name, self._plan.target.protocol, client.response_callbacks) for name in self._mix.names]
+        protocol, callbacks = self._plan.target.protocol, client.response_callbacks
+        return [reply_measure(template.name, protocol, callbacks) for template in self._mix.templates]
 
     def _job(self, worker: _PlannedWorker, pool: Any, span: Span, measures: list[Measure], quota: int | None) -> Job:
         workload = self._plan.workload

@@ -6,6 +6,7 @@ also be given as a template.
 
 from __future__ import annotations
 
+from common.commands.labels import template_labels as template_labels
 from common.commands.table import COMMANDS as COMMANDS
 from common.commands.table import PUBLISHING as PUBLISHING
 from common.commands.table import SUBSCRIBING as SUBSCRIBING

@@ -333,9 +333,14 @@ _FEWEST_REPEATS = 3
 
 def template_text(template: Template) -> str:
     """A template as text, which `parse_template` reads back."""
+    return " ".join(template_words(template))
+
+
+def template_words(template: Template) -> list[str]:
+    """The words of `template_text`, the first of which is the command's name."""
     names = {first: f"n{number}" for number, first in enumerate(_repeated_firsts(template), 1)}
     if names:
-        return " ".join([template.name, *map(quote_word, _named_words(template, names))])
+        return [template.name, *map(quote_word, _named_words(template, names))]
     words, arguments = [template.name], template.arguments[1:]
     texts = template.convert(_piece_text, "".join)[1:]
     index = 0
@@ -351,7 +356,7 @@ def template_text(template: Template) -> str:
         else:
             words.append(quote_word(texts[index]))
             index += 1
-    return " ".join(words)
+    return words
 
 
 def _repeated_firsts(template: Template) -> list[int]:

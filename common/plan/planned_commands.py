@@ -16,6 +16,7 @@ from common.commands import (
     Template,
     Variable,
     find_command,
+    template_labels,
 )
 from common.plan.schema import Plan
 from common.plan.schema.target import Embedded, Target
@@ -30,6 +31,7 @@ class PlannedCommand(msgspec.Struct, frozen=True, kw_only=True):
 
     entry: index of the entry in the mix. following: index in the entry's `then`, None for the entry itself. when: the
     replies after which a following command is issued. command: the entry; its keys are used by following commands too.
+    label: its row in frames and reports, see `planned_commands`.
     """
 
     entry: int
@@ -37,19 +39,33 @@ class PlannedCommand(msgspec.Struct, frozen=True, kw_only=True):
     when: When | None
     command: Command
     template: Template
+    label: str
 
 
 def planned_commands(workload: Workload) -> Iterator[PlannedCommand]:
-    """Every command of the mix, except commands of weight 0, which are never drawn. Raises ValueError like
-    `find_command`."""
+    """Every command of the mix, except commands of weight 0, which are never drawn.
+
+    Labels are the names that the plan gives, else those of `template_labels`: commands with the same template share a
+    row, unless the plan names them. Raises ValueError like `find_command`.
+    """
     expiring = workload.expiry.maximum_s > 0
+    planned: list[tuple[int, int | None, When | None, Command, Template, str]] = []
     for entry, command in enumerate(workload.commands):
         if command.weight > 0:
-            template = find_command(command.command, expiring)
-            yield PlannedCommand(entry=entry, following=None, when=None, command=command, template=template)
+            planned.append((entry, None, None, command, find_command(command.command, expiring), command.name))
             for number, then in enumerate(command.then):
                 template = find_command(then.command, expiring)
-                yield PlannedCommand(entry=entry, following=number, when=then.when, command=command, template=template)
+                planned.append((entry, number, then.when, command, template, then.name))
+    labels = template_labels(template for *_, template, name in planned if not name)
+    for entry, following, when, command, template, name in planned:
+        yield PlannedCommand(
+            entry=entry,
+            following=following,
+            when=when,
+            command=command,
+            template=template,
+            label=name or labels[template],
+        )
 
 
 def plan_templates(workload: Workload) -> Iterator[Template]:

@@ -159,7 +159,8 @@ URL = _setting_of("target", "url")
 PASSWORD = _setting_of("target", "password")
 SENTINEL_PASSWORD = _setting_of("target", "sentinel", "password")
 _COMMAND = _setting_of(*COMMANDS, EVERY, "command")
-_COMMAND_RATIO = _setting_of(*COMMANDS, EVERY, "weight")
+_OF_COMMANDS = tuple(_setting_of(*COMMANDS, EVERY, key) for key in ("weight", "name"))
+"""Settings whose values belong to the --command at the same position."""
 
 
 def values_by_path(
@@ -177,15 +178,16 @@ def values_by_path(
                 raise PlanError(f"{name(setting)}: expected one of {names[path]} and {name(setting)}, got both")
             values[path] = value
             names[path] = name(setting)
-    if _COMMAND_RATIO in given:
-        commands = values[COMMANDS] if _COMMAND in given else []
-        values[COMMANDS] = _weighted(commands, given[_COMMAND_RATIO], name)
+    for setting in _OF_COMMANDS:
+        if setting in given:
+            commands = values[COMMANDS] if _COMMAND in given else []
+            values[COMMANDS] = _with_each(commands, setting, given[setting], name)
     return values, names
 
 
 def _values_of(setting: Setting, value: Any) -> dict[KeyPath, Any]:
-    """The value of each path that a setting sets; none for weights, which `_weighted` adds to their commands."""
-    if setting is _COMMAND_RATIO:
+    """The value of each path that a setting sets; none for `_OF_COMMANDS`, which `_with_each` adds to the commands."""
+    if setting in _OF_COMMANDS:
         return {}
     if setting is _COMMAND:
         return {COMMANDS: [{"command": template} for template in value]}
@@ -200,15 +202,15 @@ def _values_of(setting: Setting, value: Any) -> dict[KeyPath, Any]:
     )
 
 
-def _weighted(
-    commands: Sequence[dict[str, Any]], weights: Sequence[float], name: Callable[[Setting], str]
+def _with_each(
+    commands: Sequence[dict[str, Any]], setting: Setting, values: Sequence[Any], name: Callable[[Setting], str]
 ) -> list[dict[str, Any]]:
-    if len(weights) != len(commands):
+    if len(values) != len(commands):
         raise PlanError(
-            f"{name(_COMMAND_RATIO)}: expected one for each {name(_COMMAND)} or none, "
-            f"got {len(weights)} for {len(commands)}"
+            f"{name(setting)}: expected one for each {name(_COMMAND)} or none, got {len(values)} for {len(commands)}"
         )
-    return [{**command, "weight": weight} for command, weight in zip(commands, weights, strict=True)]
+    key = str(setting.path[-1])
+    return [{**command, key: value} for command, value in zip(commands, values, strict=True)]
 
 
 def _text(default: Any) -> str:

@@ -84,8 +84,8 @@ def _problem_of_seconds(interval: IntervalMetrics) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """What the frames of one agent may contain. pools, commands: their names. legs: how many all scenarios have.
-    end_ns: the planned end of the load, None if it has none."""
+    """What the frames of one agent may contain. pools: their names. commands: the labels of their rows. legs: how many
+    all scenarios have. end_ns: the planned end of the load, None if it has none."""
 
     pools: frozenset[str]
     commands: frozenset[str]
@@ -100,7 +100,7 @@ class FrameLimits:
         commands = (each for scenario in scenarios for each in planned_commands(scenario.plan.workload))
         return cls(
             pools=frozenset(scenarios[pool.scenario].plan.pools[pool.group].name for pool in share),
-            commands=frozenset(planned.template.name for planned in commands),
+            commands=frozenset(planned.label for planned in commands),
             legs=scenarios[-1].legs.stop,
             end_ns=load_end_ns(plan),
             drain_s=float(plan.fleet.drain_s),

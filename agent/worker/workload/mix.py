@@ -11,7 +11,7 @@ from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.values import ValueGenerator
 from common.commands import Placeholder, Template
 from common.errors import PlanError
-from common.plan.planned_commands import keys_of, plan_templates, planned_commands, script_digests
+from common.plan.planned_commands import keys_of, planned_commands, script_digests
 from common.plan.schema import Keys, When, Workload
 from common.plan.value_sizes import largest_value, mean_value_bytes
 
@@ -42,17 +42,19 @@ class MixCommand:
 
 
 class CommandMix:
-    """Commands with their weights, and `names`: one for each row of the report.
+    """Commands with their weights, and for each row of the report its label (`names`) and its template (`templates`).
 
-    Commands of the same name share a row. Commands of weight 0 are never drawn and have no row. per_hash_tag: see
+    Commands with the same label share a row. Commands of weight 0 are never drawn and have no row. per_hash_tag: see
     `keys_per_hash_tag`.
     """
 
     def __init__(self, workload: Workload, seed: int, per_hash_tag: int = 0) -> None:
         rows: dict[str, int] = {}
+        templates: dict[str, Template] = {}
         commands: dict[int, MixCommand] = {}
         for planned in planned_commands(workload):
-            row = rows.setdefault(planned.template.name, len(rows))
+            row = rows.setdefault(planned.label, len(rows))
+            templates.setdefault(planned.label, planned.template)
             if planned.when is not None:
                 commands[planned.entry].then.append((row, planned.when, planned.template))
                 continue
@@ -64,6 +66,7 @@ class CommandMix:
             raise PlanError("$.workload.commands: expected at least one command of a weight above 0, got none")
         self.commands = list(commands.values())
         self.names = tuple(rows)
+        self.templates = tuple(templates.values())
         self.values = ValueGenerator(workload.values, seed)
         self.mean_value_bytes = mean_value_bytes(workload.values)
         self.ttl_s = (int(workload.expiry.minimum_s), int(workload.expiry.maximum_s))
@@ -75,7 +78,7 @@ class CommandMix:
         """Whether operations depend on earlier replies, so that none can be made ahead."""
         self.ignores_replies = not (self.depends_on_replies or self.values.verify)
         """Whether no reply needs to be examined."""
-        self.fixed_reply_bytes = tuple(_fixed_reply_bytes(workload, name) for name in self.names)
+        self.fixed_reply_bytes = tuple(map(fixed_reply_bytes, self.templates))
         """By row, the size of every reply; None if sizes differ."""
         self.batch_in_one_slot = workload.transaction if per_hash_tag else 0
         """How many consecutive operations must share a hash tag; 0 if none must."""
@@ -99,8 +102,3 @@ class CommandMix:
             deferred=deferred or {},
             choose_key=choose_key,
         )
-
-
-def _fixed_reply_bytes(workload: Workload, name: str) -> int | None:
-    sizes = {fixed_reply_bytes(template) for template in plan_templates(workload) if template.name == name}
-    return sizes.pop() if len(sizes) == 1 else None

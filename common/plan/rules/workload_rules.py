@@ -6,9 +6,17 @@ import json
 import math
 from collections.abc import Iterator
 
-from common.commands import COMMANDS, Placeholder, Template, blocking_timeout_s, find_command, parse_template
+from common.commands import (
+    COMMANDS,
+    Placeholder,
+    Template,
+    blocking_timeout_s,
+    find_command,
+    parse_template,
+    template_text,
+)
 from common.plan.key_path import KeyPath
-from common.plan.planned_commands import is_cluster, keys_of, keys_per_hash_tag
+from common.plan.planned_commands import is_cluster, keys_of, keys_per_hash_tag, planned_commands
 from common.plan.schema import Command, Distribution, Driver, Keys, Plan, Preload, ValueKind, Values, Workload
 from common.plan.value_sizes import CHECKSUM_BYTES, JSON_BYTES, TEXT_BITS
 from common.units import show
@@ -124,6 +132,22 @@ def scripts_distinct(plan: Plan) -> Iterator[Finding]:
         if name in names[:number]:
             path = ("workload", "scripts", number, "name")
             yield path, f"expected a unique name, got {show(name)} a second time"
+
+
+def command_names_distinct(plan: Plan) -> Iterator[Finding]:
+    """A name of the plan labels one template, so that each row of a report is of one template."""
+    planned = list(planned_commands(plan.workload))
+    templates = {each.label: each.template for each in reversed(planned)}
+    for each in planned:
+        other = templates[each.label]
+        if each.template != other:
+            path: KeyPath = ("workload", "commands", each.entry)
+            path = path if each.following is None else (*path, "then", each.following)
+            yield (
+                (*path, "name"),
+                f"expected a name for one command, got {show(each.label)} for {show(template_text(other))} and "
+                f"{show(template_text(each.template))}",
+            )
 
 
 def blocking_commands_end(plan: Plan) -> Iterator[Finding]:
@@ -340,6 +364,7 @@ WORKLOAD_RULES = (
     weights_allow_a_draw,
     placeholders_have_values,
     scripts_distinct,
+    command_names_distinct,
     keys_in_range,
     distribution_settings_are_used,
     values_make_sense,

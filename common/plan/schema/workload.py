@@ -13,6 +13,7 @@ from common.plan.schema.base import (
     WORKLOAD,
     AtLeastOne,
     Name,
+    NameOrNone,
     NotNegative,
     Option,
     Section,
@@ -81,6 +82,7 @@ class Then(Section, frozen=True, kw_only=True):
 
     command: Annotated[str, described('a command of the table, or a template such as "XACK __key__ group __ids__"')]
     when: Annotated[When, described("which replies it follows: {choices}")] = When.ALWAYS
+    name: Annotated[NameOrNone, described("label of its row in reports")] = ""
 
 
 class Command(Section, frozen=True, kw_only=True):
@@ -114,6 +116,19 @@ class Command(Section, frozen=True, kw_only=True):
             ),
         ),
     ] = 1.0
+    name: Annotated[
+        NameOrNone,
+        described(
+            "label of its row in reports; commands of the same template and name share a row",
+            Option(
+                flag="--command-name",
+                metavar="NAME",
+                repeatable=True,
+                help="label of the row of the --command at the same position",
+                default="the command's name",
+            ),
+        ),
+    ] = ""
     key_prefix: Annotated[str | None, described("its own `keys.prefix`")] = None
     key_minimum: Annotated[Count | None, described("its own `keys.minimum`")] = None
     key_maximum: Annotated[Count | None, described("its own `keys.maximum`")] = None

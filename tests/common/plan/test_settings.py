@@ -67,6 +67,7 @@ CONTRACT = """
 --ratio | RATIO | workload.commands |
 --command | COMMAND | workload.commands.*.command |
 --command-ratio | COMMAND_RATIO | workload.commands.*.weight | 1 each
+--command-name | COMMAND_NAME | workload.commands.*.name | the command's name
 --pipeline | PIPELINE | workload.pipeline | 1
 --transaction | TRANSACTION | workload.transaction | 0
 --setup | SETUP | workload.setup |

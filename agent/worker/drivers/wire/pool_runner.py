@@ -114,7 +114,7 @@ class WirePoolRunner:
         (job,) = jobs
         assert self._primaries is not None
         context = job.context
-        protocol, names = self._target.protocol, self._mix.names
+        protocol, names = self._target.protocol, [template.name for template in self._mix.templates]
         replies = ReplyParser(
             names, self._primaries.client.response_callbacks, [raw_measure(n, protocol) for n in names]
         )

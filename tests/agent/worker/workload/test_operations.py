@@ -77,10 +77,10 @@ def test_a_mix_without_any_weight_is_refused() -> None:
         mix_of({"command": "SET", "weight": 0})
 
 
-def test_commands_of_one_name_share_a_row() -> None:
-    mix = mix_of("GET", {"command": "GET other", "weight": 1}, "SET")
-    assert mix.names == ("GET", "SET")
-    assert {(row, arguments[0]) for row, arguments, _, _ in some(mix)} == {(0, "GET"), (1, "SET")}
+def test_commands_of_one_template_share_a_row_and_others_have_their_own() -> None:
+    mix = mix_of("GET", {"command": "GET __key__", "key_prefix": "b:"}, "GET other", "SET")
+    assert mix.names == ("GET __key__", "GET other", "SET")
+    assert {(row, arguments[0]) for row, arguments, _, _ in some(mix)} == {(0, "GET"), (1, "GET"), (2, "SET")}
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,14 @@ def test_commands_replace_those_of_a_profile_and_its_other_keys_stay() -> None:
     assert plan.workload.transaction == 5
 
 
+def test_names_and_ratios_are_of_the_command_at_the_same_position() -> None:
+    flags = {"command": ["SET __key__ 1", "SET __key__ 2"], "command_name": ["", "twos"], "command_ratio": ["3", "1"]}
+    assert load(**flags).workload.commands == (
+        Command(command="SET __key__ 1", weight=3.0),
+        Command(command="SET __key__ 2", name="twos"),
+    )
+
+
 def test_a_ratio_is_of_set_to_get() -> None:
     assert load(ratio="1:10").workload.commands == (Command(command="SET"), Command(command="GET", weight=10.0))
 
@@ -365,6 +373,8 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"ratio": "0:0"}, "--ratio: expected at least one weight above zero, got 0 for all"),
         ({"command": ["GET"], "command_ratio": ["1", "2"]},
          "--command-ratio: expected one for each --command or none, got 2 for 1"),
+        ({"command": ["GET"], "command_name": ["a", "b"]},
+         "--command-name: expected one for each --command or none, got 2 for 1"),
         ({"command_ratio": ["1"]}, "--command-ratio: expected one for each --command or none, got 1 for 0"),
         ({"command": ["SELECT 1"]}, "--command: expected a command that leaves its connection unchanged, got SELECT"),
         ({"command": ["SET '"]}, '--command: expected a command such as "SET __key__ __data__", got'),

@@ -38,6 +38,14 @@ def commands(*texts: str | dict[str, Any]) -> list[dict[str, Any]]:
             {"commands": commands({"command": "GET", "then": [{"command": "SET __kee__ 1"}]})},
             "commands[0].then[0].command: expected one of __key__, ",
         ),
+        (
+            {"commands": commands({"command": "GET", "name": "read"}, {"command": "HGET", "name": "read"})},
+            'commands[1].name: expected a name for one command, got "read" for "GET __key__" and "HGET __key__ ',
+        ),
+        (
+            {"commands": commands("GET", {"command": "SET", "then": [{"command": "INCR", "name": "GET"}]})},
+            'commands[1].then[0].name: expected a name for one command, got "GET" for "GET __key__" and "INCR __key__"',
+        ),
         ({"preload": [{"command": "SETT"}]}, "preload[0].command: expected a name of the command table"),
         (
             {"commands": commands("SELECT 1")},
