@@ -12,8 +12,12 @@ from common.plan.schema import Driver, Plan, Pools
 def plans_to_compare(plan: Plan) -> dict[Driver, Plan]:
     """Return the plan for each driver. plan: already checked.
 
-    Raises UsageError if its pools set a driver or if it has no end, PlanError if the wire driver cannot run it.
+    Raises UsageError for scenarios, pools that set a driver, and a load without an end; PlanError if the wire driver
+    cannot run the plan.
     """
+    if plan.scenarios:
+        names = ", ".join(scenario.name for scenario in plan.scenarios)
+        raise UsageError(f"--compare-drivers: expected a plan with one load, got the scenarios {names}")
     for number, group in enumerate(plan.pools):
         if group.driver is not Driver.CLIENT:
             raise UsageError(

@@ -73,7 +73,12 @@ def timeseries_csv(aggregate: Aggregate) -> str:
 
 def scenario_rows(aggregate: Aggregate) -> list[tuple[str, ShownSecond]]:
     """(name of the scenario, row) for all rows of the file, by second."""
-    rows = [(part.name, shown) for part in aggregate.scenarios for shown in ShownSeconds(part)]
+    rows = [
+        (part.name, shown)
+        for part in aggregate.scenarios
+        for shown in ShownSeconds(part)
+        if (shown.number + 1) * NS_PER_S > part.timeline.legs[0].begin_ns
+    ]
     return sorted(rows, key=lambda row: row[1].number)
 
 

@@ -16,6 +16,8 @@ from common.plan.schema.short_forms import FallbackList
 from common.plan.settings import COMMANDS
 
 PROFILE: KeyPath = ("workload", "profile")
+STAGES: KeyPath = ("load", "stages")
+RATE: KeyPath = ("load", "rate")
 
 _ALTERNATIVES: tuple[frozenset[KeyPath], ...] = (
     frozenset({("target", "url"), ("target", "embedded")}),
@@ -88,6 +90,8 @@ def overlaid(below: Layer, above: Layer, own: frozenset[str]) -> Layer:
         values = {path: value for path, value in values.items() if path[0] != "pools"}
     for path in _overridden(above.values):
         values.pop(path, None)
+    if above.values.get(STAGES):
+        values.pop(RATE, None)  # each stage has its own
     values |= above.values
 
     def where(path: KeyPath) -> str:

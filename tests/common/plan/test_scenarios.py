@@ -61,6 +61,17 @@ def test_a_scenario_replaces_the_alternatives_of_a_key_at_the_top(tmp_path: Path
     assert (reports.load.requests, reports.load.duration_s) == (500, None)
 
 
+def test_the_stages_of_a_scenario_replace_the_length_and_the_rate_at_the_top(tmp_path: Path) -> None:
+    text = """
+target: {url: "redis://h:1"}
+load: {duration: 9s, rate: 7/s}
+scenarios: [{name: a, load: {stages: [{duration: 1s}]}}, {name: b}]
+"""
+    staged, plain = load(tmp_path, text).scenarios
+    assert (len(staged.load.stages), staged.load.duration_s, staged.load.rate_per_s) == (1, None, None)
+    assert (plain.load.duration_s, plain.load.rate_per_s) == (9, 7)
+
+
 def test_scenarios_start_after_the_start_or_after_the_planned_end_of_another_one(tmp_path: Path) -> None:
     starts_s = {each.name: each.start_ns / 1e9 for each in scenario_plans(load(tmp_path, TENANTS))}
     assert starts_s == {"shop": 0.0, "reports": 2.0, "night": 10.0}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common.errors import PlanError, UsageError
 from common.plan.rules.checks import check_plan
-from common.plan.schema import Command, Driver, Load, Plan, Pools, Target, TcpPool, Workload
+from common.plan.schema import Command, Driver, Load, Plan, Pools, Scenario, Target, TcpPool, Workload
 from common.units import Count, Seconds
 from coordinator.compare.wire_plan import at_once, plans_to_compare, wire_twin
 
@@ -90,3 +90,9 @@ def test_a_load_without_an_end_is_refused() -> None:
     endless = msgspec.structs.replace(plan(), load=Load(duration_s=Seconds(0)))
     with pytest.raises(UsageError, match="expected a load with an end, because the runs follow each other"):
         plans_to_compare(endless)
+
+
+def test_a_plan_with_scenarios_is_refused() -> None:
+    plan = Plan(scenarios=(Scenario(name="reads"), Scenario(name="writes")))
+    with pytest.raises(UsageError, match=r"--compare-drivers: expected a plan with one load, .* reads, writes"):
+        plans_to_compare(plan)
