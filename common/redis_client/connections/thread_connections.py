@@ -7,6 +7,7 @@ the code that runs for every command on a cluster node (`send_packed_command`, `
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 import traceback
 from typing import Any
@@ -112,8 +113,19 @@ class _CancellableTls(SSLConnection):
             # redis-py closes the socket only after errors of the target.
             sock.close()
             raise
+        except OSError as error:
+            _close_half_made(error)
+            raise
         finally:
             self._host = host
+
+
+def _close_half_made(error: OSError) -> None:
+    """Close the TLS socket that Python's ssl leaves open if the connection was reset before the TLS handshake: only the
+    frames of the error's traceback still refer to this socket, because the plain socket was detached."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if isinstance(half_made := frame.f_locals.get("self"), ssl.SSLSocket):
+            half_made.close()
 
 
 class ObservedTcp(Observed, redis.Connection):

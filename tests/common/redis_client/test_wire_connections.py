@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import select
 import socket
+import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -207,6 +209,35 @@ def test_a_connection_that_is_cancelled_before_its_tls_handshake_is_closed(silen
         WireConnection(made.pool_for(SINGLE_NODE)).open()
     # A socket that was not closed warns when it is collected.
     gc.collect()
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["retried", "cut short"])
+def test_a_connection_that_is_reset_before_its_tls_handshake_is_closed(is_cut: bool) -> None:
+    resets = 0
+
+    class Resetting(Cancellation):
+        """The server resets each connection at the moment at which the client is about to begin TLS."""
+
+        def watch(self, sock: socket.socket) -> None:
+            nonlocal resets
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            resets += 1
+            super().watch(sock)
+            if is_cut:
+                self.cancel()
+
+    with socket.create_server(("127.0.0.1", 0)) as server, warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        target = quick_target(f"rediss://127.0.0.1:{server.getsockname()[1]}", retry=Retry(retries=1))
+        made = InstancePools(target, Pools(), events=Unobserved(), cancellation=Resetting())
+        with closing(made), pytest.raises(CutShort if is_cut else redis.ConnectionError):
+            WireConnection(made.pool_for(SINGLE_NODE)).open()
+        # A socket that was not closed warns when it is collected.
+        gc.collect()
+    assert resets == (1 if is_cut else 2)
+    assert [str(each.message) for each in warned] == []
 
 
 # What errors and messages are
