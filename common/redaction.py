@@ -32,8 +32,8 @@ _URL_START = re.compile(
 scheme without a URL."""
 _TOKEN_USERINFO = re.compile(r"""[^\s"'(=]*:[^\s"]*@""")
 
-_BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b)[^\s"@]+(?=["\s]|\Z)""")
-"""A user part without its `@`: the text after the colon is not a port."""
+_BARE_USERINFO = re.compile(r"""\A[^\s:/"\[\]@]*:(?!\d{1,5}\b|PORT(?:/DB)?(?:[\s,;]|\Z))[^\s"@]+(?=["\s]|\Z)""")
+"""A user part without its `@`: the text after the colon is neither a port nor the PORT of our own messages."""
 
 _SECRET_LABEL = re.compile(r"""(?:pass(?:word|wd|phrase)?|pwd|secret|requirepass|auth)(?!\w*_(?:env|file))\W*""", re.I)
 _ASSIGNED = re.compile(r"""\b((?:pass(?:word|wd|phrase)?|pwd|secret)=)[^\s"'&,;]*[^\s"'&,;:]""", re.I)

@@ -69,6 +69,18 @@ class PlanCommand(click.Command):
         plan_file = click.Argument(["plan_file"], metavar="[PLAN]", required=False, type=click.Path(path_type=Path))
         self.params.insert(0, plan_file)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does. An option of another load generator is answered with the option here."""
+        given = list(args)  # click removes what it has parsed
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            from coordinator.foreign_options import answer_to
+
+            if not (answer := answer_to(given, error.option_name)):
+                raise
+            raise click.UsageError(answer, ctx) from error
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own parameters, then the plan's flags, whose import takes a moment."""
         return [*super().get_params(ctx), *_plan_options()]

@@ -22,6 +22,7 @@ from common.plan.validation import expected
 from coordinator.catalogue import command_tables, markdown_table, placeholder_table
 from coordinator.cli import PlanOption
 from coordinator.cli import cli as coordinator_cli
+from coordinator.foreign_options import MEMTIER, OTHER_OPTIONS, REDIS, SAME_NAMES, VALKEY
 from coordinator.report.summary_types import Summary
 from scripts.reference.meanings import SUMMARY, VARIABLES
 
@@ -147,6 +148,31 @@ def _in_plan(value: Any) -> str:
     return f"{value:g}" if type(value) is float else str(getattr(value, "value", value))
 
 
+# Options of other tools
+
+_VALUE = (
+    r""""[^"]*"|[a-z+]+://\S+|[a-z0-9]+(?:\|[a-z0-9]+)+|\d[\w:/]*|[A-Z@:]+\b|"""
+    r"(?:wire|prewarm|none|sequential|ycsb_a)\b"
+)
+_CODE_IN_TEXT = re.compile(
+    rf"`[^`]*`|--[a-z][\w-]*(?: (?:{_VALUE}))?|summary\.json|timeseries\.csv|[a-z]+_[a-z]+|STAMPEDE_\w+"
+)
+"""Flags with their values, files, keys and variables in a row of other tools' options."""
+
+
+def other_options(*tools: str) -> list[str]:
+    """The options of these tools that have another name or meaning here."""
+    rows = [
+        (
+            ", ".join(_code(name) for name in row.names),
+            *(_CODE_IN_TEXT.sub(lambda found: _code(found[0].strip("`")), text) for text in (row.here, row.difference)),
+        )
+        for row in (*OTHER_OPTIONS, *SAME_NAMES)
+        if row.tool in tools
+    ]
+    return markdown_table((" or ".join(tools), "here", "what differs"), rows)
+
+
 # Profiles
 
 
@@ -246,6 +272,8 @@ TABLES: dict[str, Callable[[], list[str]]] = {
     "placeholders": placeholder_table,
     "commands": command_tables,
     "exit-codes": exit_codes,
+    "memtier-options": lambda: other_options(MEMTIER),
+    "redis-options": lambda: other_options(REDIS, VALKEY),
     "summary-keys": summary_keys,
 }
 """All tables, by their name in the pages."""

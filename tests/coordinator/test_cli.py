@@ -80,7 +80,14 @@ def test_the_help_of_start_lists_every_flag_and_alias_with_its_default(run: Run)
     ("arguments", "line"),
     [
         (("frob",), "no such command 'frob'"),
-        (("plan", "--thread-per-pool", "4"), "no such option '--thread-per-pool'"),
+        (("plan", "--thread-per-pool", "4"), "no such option '--thread-per-pool'. (Did you mean one of: "),
+        (
+            ("plan", "--rate-limiting", "4"),
+            "no '--rate-limiting' here: --rate, for the whole fleet, not per connection",
+        ),
+        (("start", "--cluster-mode"), "no '--cluster-mode' here: --url redis+cluster://HOST:PORT"),
+        (("check", "-c", "50"), "no '-c' here: --max-connections N, with --driver wire"),
+        (("report", "-c", "50"), "no such option '-c'"),
         (("plan", "--threads-per-pool", "four"), '--threads-per-pool: expected a whole number >= 1, got "four"'),
         (("plan", "--threads-per-client", "four"), '--threads-per-pool: expected a whole number >= 1, got "four"'),
         (("plan", "--threads-per-pool", "0"), "--threads-per-pool: expected a whole number >= 1, got 0"),
