@@ -121,7 +121,9 @@ class ServerSampler:
             self._spawn(f"server {name}", watch.describe, self._cancellation)
 
     def _follow(self) -> None:
-        """Watch the servers that are known, and look for others when there is a reason."""
+        """Watch the servers that are known, and look for others when there is a reason: always, if none is known."""
+        if not self._watches:
+            self._discover()
         while not self._stopping.is_set():
             for name in self._watches.keys() - self._running:
                 self._running.add(name)
@@ -130,7 +132,7 @@ class ServerSampler:
             if self._watches:
                 self._look.wait()
             self._look.clear()
-            if not self._stopping.wait(LOOK_PAUSE_S if self._watches else 0.0):
+            if not self._stopping.wait(LOOK_PAUSE_S):
                 self._discover()
 
     def _discover(self) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
+import redis
 
 from common.clock import monotonic_ns
 from common.plan.schema import Target
@@ -175,6 +176,25 @@ def test_a_node_that_nobody_knew_at_the_start_is_found(
         shared_cluster.at(shared_cluster.primaries[0]).execute_command("CLUSTER BUMPEPOCH")
         watched.until(lambda: watched.samples(hidden), "the sixth")
     assert [each.node for each in watched.described(Reading.BEFORE)][-1] == hidden
+
+
+def test_a_target_that_nothing_is_known_of_is_looked_for_at_intervals(
+    refusing_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Semaphore(0)
+
+    def nodes_of(*_: object) -> object:
+        looks.release()
+        raise redis.ConnectionError("refused")
+
+    monkeypatch.setattr("coordinator.servers.sampler.nodes_of", nodes_of)
+    monkeypatch.setattr("coordinator.servers.sampler.LOOK_PAUSE_S", 0.2)
+    began_ns = monotonic_ns()
+    with watching(refusing_url, describes=False) as watched:
+        for _ in range(4):
+            assert looks.acquire(timeout=10)
+    assert (monotonic_ns() - began_ns) / NS_PER_S >= 0.6
+    assert watched.take() == []
 
 
 def test_a_server_that_refuses_info_is_asked_once(valkey: Server) -> None:
