@@ -181,6 +181,17 @@ class CommandGain(msgspec.Struct, frozen=True):
         return next((up_to_us for up_to_us, calls in self.within if total and calls >= share * total), None)
 
 
+def added(gains: Sequence[CommandGain]) -> CommandGain:
+    """Return the sum of a command's gains in several servers; without a histogram if one server has none."""
+    edges = sorted({up_to_us for gain in gains for up_to_us, _ in gain.within})
+    within = tuple((edge, sum(_calls_within(gain.within, edge) for gain in gains)) for edge in edges)
+    return CommandGain(
+        calls=sum(gain.calls for gain in gains),
+        usec=sum(gain.usec for gain in gains),
+        within=within if all(gain.within for gain in gains) else (),
+    )
+
+
 def was_restarted(before: NodeDescribed, after: NodeDescribed) -> bool:
     """Return whether the counters of a server began again."""
     rows = ((row, after.commands.get(name)) for name, row in before.commands.items())

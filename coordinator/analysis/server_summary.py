@@ -15,6 +15,7 @@ from coordinator.analysis.server_figures import (
     CommandGain,
     NodeFigures,
     NodeSamples,
+    added,
     commands_gained,
     events_in_run,
     logged_in_run,
@@ -79,12 +80,15 @@ class NodeSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerTimeSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the time of a command goes: means of its time in the server, and of its service time at the client. batch:
-    operations in a client's service time; None if scenarios differ."""
+    """Where the time of a command goes: mean and p99 of its time in the server, and of its service time at the client.
+    server_p99_us: an upper limit, see `ServerCommandSummary`. batch: operations in a client's service time; None if
+    scenarios differ."""
 
     calls: int
     server_us: float
     client_us: float
+    server_p99_us: int | None
+    client_p99_us: float
     batch: int | None
 
 
@@ -241,12 +245,15 @@ def _times(
             for found, gain in gained.items()
             if found == row or found.startswith(row + "|")
         ]
-        calls = sum(gain.calls for gain in gains)
-        if calls and command.service.count:
+        together = added(gains)
+        if together.calls and command.service.count:
+            [client_p99_ns] = command.service.quantiles((0.99,))
             times[name] = ServerTimeSummary(
-                calls=calls,
-                server_us=sum(gain.usec for gain in gains) / calls,
+                calls=together.calls,
+                server_us=together.usec / together.calls,
                 client_us=command.service.mean / 1e3,
+                server_p99_us=together.quantile_us(0.99),
+                client_p99_us=client_p99_ns / 1e3,
                 batch=_batch(aggregate, name),
             )
     return times

@@ -95,7 +95,8 @@ def _times(server: ServerSummary) -> Iterator[str]:
         each = f"{time.batch} x " if time.batch is not None and time.batch > 1 else ""
         of = time.batch * time.server_us / time.client_us if time.client_us and time.batch is not None else None
         share = "" if of is None or of > 1 else f" ({of:.0%})" if of >= 0.01 else " (below 1%)"
-        yield f"{name} {each}{_us(time.server_us)} of {_us(time.client_us)}{share}"
+        tail = "" if time.server_p99_us is None else f", p99 {_us(time.server_p99_us)} of {_us(time.client_p99_us)}"
+        yield f"{name} {each}{_us(time.server_us)} of {_us(time.client_us)}{share}{tail}"
     if len(times) > _COMMANDS_SHOWN:
         yield f"and {counted(len(times) - _COMMANDS_SHOWN, 'command')} more, see summary.json"
 

@@ -298,6 +298,8 @@ SUMMARY: dict[str, dict[str, str]] = {
         "calls": "calls that servers counted",
         "server_us": "mean time in the server, in microseconds",
         "client_us": "mean service time at the client, in microseconds; of a whole batch",
+        "server_p99_us": "99% of the calls took no longer in the server; null without LATENCY HISTOGRAM",
+        "client_p99_us": "99% of the service times were no longer",
         "batch": "operations in a batch; null if scenarios differ",
     },
     "Unavailable": {

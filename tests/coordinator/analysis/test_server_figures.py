@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from common.units import NS_PER_S
 from coordinator.analysis.server_figures import (
     COLUMNS,
+    CommandGain,
     NodeFigures,
     NodeSamples,
+    added,
     commands_gained,
     events_in_run,
     logged_in_run,
@@ -129,6 +131,15 @@ def test_quantiles_of_the_server_are_those_of_the_run() -> None:
     after = described(Reading.AFTER, commands={"get": CommandTime(200, 1, ((1, 90), (2, 140), (64, 199), (128, 200)))})
     gain = commands_gained(before, after, {})["get"]
     assert (gain.quantile_us(0.5), gain.quantile_us(0.99), gain.quantile_us(1.0)) == (2, 64, 128)
+
+
+def test_gains_of_several_servers_add_up() -> None:
+    one, other = CommandGain(10, 100, ((1, 5), (8, 10))), CommandGain(10, 300, ((2, 1), (64, 10)))
+    both = added([one, other])
+    assert (both.calls, both.usec, both.within) == (20, 400, ((1, 5), (2, 6), (8, 11), (64, 20)))
+    assert (both.quantile_us(0.5), both.quantile_us(0.99)) == (8, 64)
+    assert added([one, CommandGain(5, 5, ())]).within == ()
+    assert added([]) == CommandGain(0, 0, ())
 
 
 def test_a_server_without_histograms_has_no_quantiles() -> None:

@@ -57,7 +57,7 @@ def test_the_table_fits_the_terminal(width: int) -> None:
 
 def test_the_time_in_the_server_is_shown_beside_the_clients() -> None:
     assert line(text(with_servers(clean_run(), NODE)), "Server time").startswith(
-        "Server time   GET 12 us of 184 us (7%)"
+        "Server time   GET 12 us of 184 us (7%), p99 16 us of "
     )
 
 
