@@ -143,7 +143,7 @@ def test_the_cpu_time_of_the_load_is_reported(valkey: Server, worker: WorkerThre
     assert (generator.loop_lag.count > 0) is (generator.busiest_loop_ns > 0) is has_loop
 
 
-@pytest.mark.parametrize("name", profiles.names())
+@pytest.mark.parametrize("name", [name for name in profiles.names() if not profiles.load(name).scenarios])
 def test_each_built_in_profile_counts_as_the_server_counts(valkey: Server, worker: WorkerThread, name: str) -> None:
     workload = from_builtins({"workload": profiles.load(name).workload}, Plan).workload
     few = msgspec.structs.replace(workload.keys, maximum=min(workload.keys.maximum, Count(1_000)))
