@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 
+import pytest
+
 from coordinator.report.run_files import SUMMARY_FILE
 from tests.support.runs import Fleet, calls, connections, wait_until
 from tests.support.servers import Server
@@ -49,6 +51,23 @@ def test_a_terminated_run_is_exact_and_its_agents_wait_for_the_next_run(fleet: F
     assert not connections(valkey.client())
     agent.wait_for_text("waiting for the next")
     agent.signal(signal.SIGTERM)
+    assert agent.wait().returncode == 0
+
+
+@pytest.mark.parametrize(
+    "load", [["--driver", "wire"], ["--driver", "asyncio", "--rate", "300/s"], ["--rate", "300/s"]]
+)
+def test_an_endless_run_is_completed_by_ctrl_c(fleet: Fleet, valkey: Server, load: list[str]) -> None:
+    agent = fleet.agent("a", "--once")
+    coordinator = fleet.coordinator("--expect-agents", "1", "--url", valkey.url, "--duration", "0", *load)
+    coordinator.wait_for_text("the load runs until it is stopped")
+    fleet.until_loading()
+    coordinator.signal(signal.SIGINT)
+    ended = fleet.end(coordinator, timeout=40)
+    assert (ended.code, ended.summary["run"]["outcome"], ended.summary["run"]["reason"]) == (0, "completed", "")
+    counted = calls(valkey.client())
+    assert ended.summary["ledger"]["unaccounted"] == 0
+    assert ended.summary["ledger"]["counted"] == sum(counted.get(name, 0) for name in ("set", "get", "del")) > 0
     assert agent.wait().returncode == 0
 
 
