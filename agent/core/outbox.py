@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from common.metrics.intervals import IntervalMetrics, Merge, merge_by_stage, size_of, split_interval
+from common.metrics.intervals import IntervalMetrics, Merge, merge_by_stage
+from common.metrics.splitting import size_of, split_interval
 from common.protocol.messages import MAX_INTERVALS, MAX_MESSAGE_BYTES, MetricsFrame
 
 WINDOW = 32

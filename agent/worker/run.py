@@ -25,6 +25,7 @@ from agent.worker.drivers.wire.event_loop import WireLoop
 from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests, record_of
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.deliveries import DeliveryRecord
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import ProcessUsage
 from agent.worker.metrics.rows import Outcomes, ThreadRecord, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
@@ -58,13 +59,19 @@ class _DriverParts:
     record: Callable[[CommandMix], WorkerRecord]
 
 
-def _driver_parts(mix: CommandMix) -> dict[Driver, _DriverParts]:
+def _driver_parts(mix: CommandMix, endpoints: Endpoints) -> dict[Driver, _DriverParts]:
     """The drivers of one process; all wire pools share one loop."""
     loop = WireLoop()
     return {
-        Driver.CLIENT: _DriverParts(ThreadPoolRunner, draw_operations, lambda _: ThreadRecord()),
-        Driver.ASYNCIO: _DriverParts(TaskPoolRunner, draw_operations, lambda _: ThreadRecord()),
-        Driver.WIRE: _DriverParts(partial(WirePoolRunner, loop=loop, mix=mix), draw_requests, record_of),
+        Driver.CLIENT: _DriverParts(
+            partial(ThreadPoolRunner, endpoints=endpoints), draw_operations, lambda _: ThreadRecord()
+        ),
+        Driver.ASYNCIO: _DriverParts(
+            partial(TaskPoolRunner, endpoints=endpoints), draw_operations, lambda _: ThreadRecord()
+        ),
+        Driver.WIRE: _DriverParts(
+            partial(WirePoolRunner, loop=loop, mix=mix, endpoints=endpoints), draw_requests, record_of
+        ),
     }
 
 
@@ -107,7 +114,8 @@ class WorkerRun:
         self._cancellation = Cancellation()
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = CommandMix(self._plan.workload, self._plan.seed, per_hash_tag)
-        self._driver_parts = _driver_parts(self._mix)
+        self._endpoints = Endpoints()
+        self._driver_parts = _driver_parts(self._mix, self._endpoints)
         self._outcomes = Outcomes()
         self._shares = assignment.pools
         self._groups: dict[int, _PoolGroup] = {}
@@ -199,6 +207,7 @@ class WorkerRun:
             usage,
             from_ns=from_ns,
             first_leg=self._first_leg,
+            endpoints=self._endpoints,
         )
 
     def _quotas(self, takeover: TakeOver | None) -> dict[int, int | None]:

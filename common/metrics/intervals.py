@@ -12,7 +12,7 @@ Counts and histograms add up exactly in both.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 
@@ -32,6 +32,9 @@ MAX_NAMES, MAX_NAME_LENGTH = 64, 64
 """Limits for the names of errors and causes: how many one count has, and their length. Servers choose these names."""
 OTHER = "other"
 """The name under which all names beyond `MAX_NAMES` are counted."""
+
+MAX_ENDPOINTS, MAX_ENDPOINT_LENGTH = 256, 262
+"""Limits for the names of servers: how many a pool has, and their length. A DNS name has at most 253 characters."""
 
 Share = Annotated[float, Meta(ge=0, le=1e6)]
 """A fraction, which may exceed 1. Infinity and NaN are refused, because a maximum with NaN is wrong."""
@@ -150,9 +153,13 @@ class DeliveryMetrics(Metrics, frozen=True, kw_only=True):
 class PoolMetrics(Metrics, frozen=True, kw_only=True):
     """One pool over some interval. checkout_wait: ns that each checkout waited for a client instance (0 when one was
     free at once). send_lag: ns from intended to actual send, open loop only. late_sends: how many of these were more
-    than `LATE_SEND_NS`."""
+    than `LATE_SEND_NS`. primaries, replicas: all commands by the server that they were sent to, `host:port`, and by the
+    role of the server; empty for a target that is one server. Operations that were sent to no server are not counted
+    there. `OTHER` is the sum of servers beyond `MAX_ENDPOINTS`."""
 
     commands: dict[str, CommandMetrics] = {}
+    primaries: dict[str, CommandMetrics] = {}
+    replicas: dict[str, CommandMetrics] = {}
     checkout_wait: Histogram = EMPTY
     send_lag: Histogram = EMPTY
     late_sends: Tally = 0
@@ -285,8 +292,9 @@ def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
     found = [interval.generator.loop_lag]
     for pool in interval.pools.values():
         found += (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
-        for command in pool.commands.values():
-            found += (command.service, command.response, command.failed)
+        for by_name in (pool.commands, pool.primaries, pool.replicas):
+            for command in by_name.values():
+                found += (command.service, command.response, command.failed)
     for second in interval.seconds:
         found += (second.service, second.response, second.loop_lag)
     return [histogram for histogram in found if histogram is not EMPTY]
@@ -345,12 +353,22 @@ _MERGE_BY_TYPE: dict[object, Callable[[Iterable[Any]], Any]] = {
 _merge_command_fields = _FieldMerge(CommandMetrics)
 _merge_connection_fields = _FieldMerge(ConnectionMetrics, "open_peak", "wanted")
 _merge_delivery_fields = _FieldMerge(DeliveryMetrics)
-_merge_pool_fields = _FieldMerge(PoolMetrics, "commands", "connections", "deliveries")
+_merge_pool_fields = _FieldMerge(PoolMetrics, "commands", "primaries", "replicas", "connections", "deliveries")
 
 
 def merge_commands(parts: Iterable[CommandMetrics]) -> CommandMetrics:
     """All operations of all parts."""
     return _merge_command_fields(list(parts))
+
+
+def merge_endpoints(parts: Iterable[Mapping[str, CommandMetrics]]) -> dict[str, CommandMetrics]:
+    """The sum for each server, in the order in which they first appear; those beyond `MAX_ENDPOINTS` under `OTHER`."""
+    merged = merge_named(filter(None, parts), merge_commands)
+    if len(merged) <= MAX_ENDPOINTS:
+        return merged
+    others = [name for name in merged if name != OTHER][MAX_ENDPOINTS - 1 :]
+    rest = merge_commands([merged.pop(name) for name in others] + [merged.pop(OTHER, CommandMetrics())])
+    return {**merged, OTHER: rest}
 
 
 def merge_connections(parts: Iterable[ConnectionMetrics], how: Merge) -> ConnectionMetrics:
@@ -375,6 +393,8 @@ def merge_pools(parts: Iterable[PoolMetrics], how: Merge) -> PoolMetrics:
     return _merge_pool_fields(
         parts,
         commands=merge_named((part.commands for part in parts), merge_commands),
+        primaries=merge_endpoints(part.primaries for part in parts),
+        replicas=merge_endpoints(part.replicas for part in parts),
         connections=merge_connections((part.connections for part in parts), how),
         deliveries=merge_deliveries(part.deliveries for part in parts),
     )
@@ -452,36 +472,3 @@ def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMet
         generator=merge_generators((part.generator for part in parts), how),
         pools=merge_named((part.pools for part in parts), lambda pools: merge_pools(pools, how)),
     )
-
-
-def size_of(interval: IntervalMetrics) -> int:
-    """Its size in bytes as it is sent."""
-    return len(msgspec.msgpack.encode(interval))
-
-
-def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[IntervalMetrics]:
-    """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. The
-    first ones have the gauges and everything that belongs to no command. `seconds` is dropped."""
-    if size_of(interval) <= most_bytes:
-        yield interval
-        return
-    interval = msgspec.structs.replace(interval, seconds=())
-    nothing = IntervalMetrics(first=interval.first, last=interval.last, stage=interval.stage)
-    piece = msgspec.structs.replace(interval, pools={})
-    size = size_of(piece)
-    for name, part in _by_command(interval.pools):
-        more = len(name) + len(msgspec.msgpack.encode(part))
-        if size + more > most_bytes and piece != nothing:
-            yield piece
-            piece, size = nothing, size_of(nothing)
-        pools = merge_named((piece.pools, {name: part}), lambda pools: merge_pools(pools, Merge.CONSECUTIVE))
-        piece, size = msgspec.structs.replace(piece, pools=pools), size + more
-    yield piece
-
-
-def _by_command(pools: Mapping[str, PoolMetrics]) -> Iterator[tuple[str, PoolMetrics]]:
-    """For each pool, its metrics without commands, and then each of its commands."""
-    for name, pool in pools.items():
-        yield name, msgspec.structs.replace(pool, commands={})
-        for command, metrics in pool.commands.items():
-            yield name, PoolMetrics(commands={command: metrics})

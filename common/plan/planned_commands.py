@@ -24,6 +24,7 @@ from common.plan.schema.workload import CleanUp, Command, Keys, Preload, When, W
 
 DEFAULT_PER_HASH_TAG = 100
 _CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
+_SENTINEL_SCHEMES = ("redis+sentinel://", "rediss+sentinel://")
 
 
 class PlannedCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +82,11 @@ def subscribes(workload: Workload) -> bool:
 def is_cluster(target: Target) -> bool:
     """Whether the plan says that the target is a cluster."""
     return target.embedded is Embedded.CLUSTER or target.url.startswith(_CLUSTER_SCHEMES)
+
+
+def has_endpoints(target: Target) -> bool:
+    """Whether the target consists of several servers, so that operations are counted by server."""
+    return is_cluster(target) or target.embedded is Embedded.SENTINEL or target.url.startswith(_SENTINEL_SCHEMES)
 
 
 def keys_of(workload: Workload, entry: Command | Preload) -> Keys:

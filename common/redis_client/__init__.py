@@ -28,6 +28,7 @@ from common.redis_client.clients import ping_target as ping_target
 from common.redis_client.clients import tcp_pools as tcp_pools
 from common.redis_client.connections.cluster_topology import SLOTS as SLOTS
 from common.redis_client.connections.cluster_topology import slot_of as slot_of
+from common.redis_client.connections.connection_tracking import NO_ENDPOINT as NO_ENDPOINT
 from common.redis_client.connections.connection_tracking import REDIRECTS as REDIRECTS
 from common.redis_client.connections.connection_tracking import ConnectionEvents as ConnectionEvents
 from common.redis_client.connections.tls import TlsFacts as TlsFacts

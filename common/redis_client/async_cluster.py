@@ -61,7 +61,8 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
         self._cancellation = cancellation
         self._tracker = ClusterTracker(events, cancellation)
         self._made_connections: weakref.WeakSet[AbstractConnection] = weakref.WeakSet()
-        listeners: list[Any] = [_AsyncTopologyListener(self._tracker, self._close_first_nodes)]
+        listeners: list[Any] = [_AsyncTopologyListener(self._tracker, self._topology_read)]
+        self._is_batching = False
         address, arguments = address_of(target), connection_arguments(target)
         more: dict[str, Any] = {
             "events": events,
@@ -93,7 +94,10 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     async def _determine_nodes(self, command: str, *args: Any, **kwargs: Any) -> list[ClusterNode]:
         # Called for commands and for pipelines.
         try:
-            return await super()._determine_nodes(command, *args, **kwargs)
+            nodes = await super()._determine_nodes(command, *args, **kwargs)
+            if self._is_batching and nodes:
+                self._tracker.batch_command_sent(nodes[0])
+            return nodes
         except (KeyError, SlotNotCoveredError) as error:
             raise await self._not_covered() from error
 
@@ -103,12 +107,17 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
             # If no node answers, report the slot without a node, not this error.
             with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                 await self.nodes_manager.initialize()
+        self._tracker.not_covered()
         return SlotNotCoveredError("a slot is not covered by the cluster")
 
     def _make_connection(self, base: type[AbstractConnection], **arguments: Any) -> AbstractConnection:
         connection = base(**arguments)
         self._made_connections.add(connection)
         return connection
+
+    async def _topology_read(self) -> None:
+        self._tracker.has_nodes(self.get_nodes())
+        await self._close_first_nodes()
 
     async def _close_first_nodes(self) -> None:
         """Close connections that were used only to read the topology, so that no node has more than the plan allows."""
@@ -137,6 +146,8 @@ class AsyncClusterClient(redis.asyncio.RedisCluster):
     def pipeline(self, transaction: Any = None, shard_hint: Any = None) -> ClusterPipeline:
         """redis-py's pipeline, or a transaction."""
         pipeline = super().pipeline(transaction, shard_hint)
+        self._is_batching = not transaction
+        self._tracker.batch_begins()
         return _Transaction(pipeline) if transaction else pipeline  # type: ignore[return-value]
 
     async def _record_error_metric(self, error: Exception, *args: Any, **kwargs: Any) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -41,11 +42,14 @@ _LOST = (redis.ConnectionError, redis.TimeoutError)
 
 
 class _TopologyListener(EventListenerInterface):
-    def __init__(self, tracker: ClusterTracker) -> None:
+    def __init__(self, tracker: ClusterTracker, after: Callable[[], None]) -> None:
+        """after: called whenever the topology was read."""
         self._tracker = tracker
+        self._after = after
 
     def listen(self, event: object) -> None:  # noqa: ARG002 - the interface is redis-py's
         self._tracker.topology_read()
+        self._after()
 
 
 class ClusterClient(redis.RedisCluster):
@@ -63,7 +67,7 @@ class ClusterClient(redis.RedisCluster):
         first, *others = address_of(target).hosts
         # redis-py adds the URL's node to this list.
         self._first_nodes = [ClusterNode(host.name, host.port) for host in others]  # type: ignore[no-untyped-call]
-        listeners: list[Any] = [_TopologyListener(self._tracker)]
+        listeners: list[Any] = [_TopologyListener(self._tracker, self._note_nodes)]
         try:
             super().__init__(
                 # With any other scheme, redis-py would choose the connection class itself.
@@ -79,6 +83,7 @@ class ClusterClient(redis.RedisCluster):
             self._disconnect(self._first_nodes)
             raise
         self._tracker.has_topology = True
+        self._note_nodes()
         manager: Any = self.nodes_manager
         self._look_up = manager.get_node_from_slot
         # Replaced in the manager, because pipelines and transactions call only the manager.
@@ -90,6 +95,11 @@ class ClusterClient(redis.RedisCluster):
         node: Any = self.get_redis_connection(self.get_default_node())  # type: ignore[no-untyped-call]
         return {**node.response_callbacks, **self.cluster_response_callbacks}
 
+    def _note_nodes(self) -> None:
+        manager: Any = getattr(self, "nodes_manager", None)  # not there while it reads the topology first
+        if manager is not None:
+            self._tracker.has_nodes(list(manager.nodes_cache.values()))
+
     def _node_of_slot(self, slot: int, *args: Any, **kwargs: Any) -> ClusterNode:
         try:
             node: ClusterNode = self._look_up(slot, *args, **kwargs)
@@ -98,6 +108,7 @@ class ClusterClient(redis.RedisCluster):
                 # If no node answers, report the slot without a node, not this error.
                 with contextlib.suppress(redis.RedisError, redis.RedisClusterException, OSError):
                     self.nodes_manager.initialize()
+            self._tracker.not_covered()
             raise
         return node
 
@@ -117,7 +128,25 @@ class ClusterClient(redis.RedisCluster):
             return repeat(*args, **options)
 
         pipeline.parent_execute_command = observed_repeat
+        if not transaction:
+            self._observe_nodes(commands)
         return pipeline  # type: ignore[no-any-return]
+
+    def _observe_nodes(self, strategy: Any) -> None:
+        """Report the node of each command of a pipeline. Its commands are assigned to nodes in their order."""
+        send, determine, tracker = strategy._send_cluster_commands, strategy._determine_nodes, self._tracker
+
+        def observed_send(*args: Any, **options: Any) -> Any:
+            tracker.batch_begins()
+            return send(*args, **options)
+
+        def observed_determine(*args: Any, **options: Any) -> Any:
+            nodes = determine(*args, **options)
+            if nodes:
+                tracker.batch_command_sent(nodes[0])
+            return nodes
+
+        strategy._send_cluster_commands, strategy._determine_nodes = observed_send, observed_determine
 
     def close(self) -> None:
         """Close all connections, also of the pools with our class, which redis-py does not close. Idempotent."""

@@ -62,6 +62,11 @@ class WireConnection:
         sock.setblocking(False)
         return sock
 
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port of the server that it is connected to."""
+        return self._connection.host, self._connection.port
+
     def reader(self, errors: list[Any]) -> Any:
         """A parser of this connection's replies, with redis-py's settings. It returns PENDING while a reply is not
         complete. errors: the parser appends every error reply to this list, also one inside another reply."""

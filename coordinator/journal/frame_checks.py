@@ -18,6 +18,8 @@ from typing import Self
 from common.errors import ProtocolError
 from common.metrics.histogram import check_histograms
 from common.metrics.intervals import (
+    MAX_ENDPOINT_LENGTH,
+    MAX_ENDPOINTS,
     MAX_NAME_LENGTH,
     MAX_NAMES,
     CommandMetrics,
@@ -25,7 +27,7 @@ from common.metrics.intervals import (
     PoolMetrics,
     histograms_of,
 )
-from common.plan.planned_commands import planned_commands
+from common.plan.planned_commands import has_endpoints, planned_commands
 from common.plan.scenarios import load_end_ns, scenario_plans
 from common.plan.schema import Plan
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare
@@ -84,11 +86,13 @@ def _problem_of_seconds(interval: IntervalMetrics) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FrameLimits:
-    """What the frames of one agent may contain. pools: their names. commands: the labels of their rows. legs: how many
-    all scenarios have. end_ns: the planned end of the load, None if it has none."""
+    """What the frames of one agent may contain. pools: their names. commands: the labels of their rows. has_endpoints:
+    a target of the plan has several servers; their names are not known beforehand. legs: how many all scenarios have.
+    end_ns: the planned end of the load, None if it has none."""
 
     pools: frozenset[str]
     commands: frozenset[str]
+    has_endpoints: bool
     legs: int
     end_ns: int | None
     drain_s: float
@@ -101,6 +105,7 @@ class FrameLimits:
         return cls(
             pools=frozenset(scenarios[pool.scenario].plan.pools[pool.group].name for pool in share),
             commands=frozenset(planned.label for planned in commands),
+            has_endpoints=any(has_endpoints(scenario.plan.target) for scenario in scenarios),
             legs=scenarios[-1].legs.stop,
             end_ns=load_end_ns(plan),
             drain_s=float(plan.fleet.drain_s),
@@ -147,10 +152,23 @@ class FrameLimits:
             if strange := pool.commands.keys() - self.commands:
                 yield f"expected commands of the plan, {_names(self.commands)}, got {_names(strange)}"
             yield from _problems_of_names(pool)
+            if pool.primaries or pool.replicas:
+                yield from self._problems_of_endpoints(pool)
             for command in pool.commands.values():
                 # Fast path: nearly all commands have no errors, and frames come by the thousand.
                 if command.errors or command.failures or command.ok > MOST_VALUES:
                     yield from _problems_of_command(command)
+
+    def _problems_of_endpoints(self, pool: PoolMetrics) -> Iterator[str]:
+        if not self.has_endpoints:
+            yield f"expected no servers by name from a target that is one server, got {_names(pool.primaries)}"
+        for endpoints in (pool.primaries, pool.replicas):
+            if len(endpoints) > MAX_ENDPOINTS:
+                yield f"expected at most {MAX_ENDPOINTS} servers, got {len(endpoints):,}"
+            for name, command in endpoints.items():
+                if len(name) > MAX_ENDPOINT_LENGTH:
+                    yield f"expected names of servers of at most {MAX_ENDPOINT_LENGTH} characters, got {len(name):,}"
+                yield from _problems_of_command(command)
 
 
 def _problems_of_names(pool: PoolMetrics) -> Iterator[str]:

@@ -23,6 +23,7 @@ from common.plan.schema import Arrivals, Ramp
 from common.plan.timeline import Leg
 from common.serde import to_builtins
 from common.units import NS_PER_S
+from coordinator.analysis.by_endpoint import endpoints_of
 from coordinator.analysis.generator import (
     all_report_cpu,
     busiest_agent,
@@ -46,6 +47,7 @@ from coordinator.report.summary_types import (
     AgentSummary,
     Bin,
     ConnectionsSummary,
+    EndpointStats,
     GeneratorSummary,
     Latency,
     LoadSummary,
@@ -109,6 +111,7 @@ _SUMMED = (
     "pubsub",
     "errors",
     "latency_bins",
+    "endpoints",
 )
 """What a summary has of each scenario, and as the sum over all of them."""
 
@@ -138,6 +141,7 @@ def _scenario(run: Aggregate, part: Aggregate, stages: tuple[StageResult, ...]) 
         errors=merge_counts((everything.errors, everything.failures)),
         ledger=scenario_ledger(run, part),
         latency_bins=_bins(everything.response if all_open else everything.service),
+        endpoints=_endpoints(part, duration_s, any_open),
     )
 
 
@@ -177,6 +181,14 @@ def _sums(
         "errors": merge_counts((everything.errors, everything.failures)),
         "latency_bins": _bins(everything.response if all_open else everything.service),
         "generator": _busiest(run, generators),
+        "endpoints": _endpoints(run, duration_s, any_open),
+    }
+
+
+def _endpoints(run: Aggregate, duration_s: float, any_open: bool) -> dict[str, EndpointStats]:
+    return {
+        each.name: EndpointStats(role=each.role, **msgspec.structs.asdict(_stats(each.commands, duration_s, any_open)))
+        for each in endpoints_of(run)
     }
 
 

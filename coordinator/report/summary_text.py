@@ -12,6 +12,7 @@ from rich.table import Table
 from common.units import counted, format_seconds
 from coordinator.analysis.key_space import clean_up_text, preload_text
 from coordinator.journal.records import AgentOutcome
+from coordinator.report.endpoint_table import endpoint_table
 from coordinator.report.heading import heading
 from coordinator.report.printing import (
     LEVEL_STYLES,
@@ -57,6 +58,10 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
     title = "Service time, from send to reply (ms)"
     service = _latency_table(summary, title, lambda s: s.latency_us.service, summary.scenarios)
     print_parts(console, service, "")
+    several = len(summary.scenarios) > 1
+    for scenario in summary.scenarios:
+        if len(scenario.endpoints) > 1:
+            print_parts(console, endpoint_table(scenario, f" of {scenario.name}" if several else ""), "")
     if not hide_histogram and summary.latency_bins:
         print_parts(console, _histogram(summary), "")
     print_parts(console, _agents(summary), "")

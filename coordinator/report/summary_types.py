@@ -65,6 +65,13 @@ class Stats(SummaryPart, frozen=True, kw_only=True):
     latency_us: Latency
 
 
+class EndpointStats(Stats, frozen=True, kw_only=True):
+    """One server of the target. role: "primary", "replica", or "primary and replica" if it was both during the run, as
+    the clients knew it."""
+
+    role: str
+
+
 class RunSummary(SummaryPart, frozen=True, kw_only=True):
     """Which run, and how it ended. started_at: when the coordinator began to wait for agents. load_started_at,
     load_ended_at: of the load, by the coordinator's wall clock at its start; None if the load has not started or ended,
@@ -267,12 +274,15 @@ class ScenarioSummary(SummaryPart, frozen=True, kw_only=True):
     errors: dict[str, int]
     ledger: Ledger
     latency_bins: tuple[Bin, ...]
+    endpoints: dict[str, EndpointStats]
 
 
 class Summary(SummaryPart, frozen=True, kw_only=True):
-    """The whole of summary.json. Generator, totals, commands, pools, checkout waits, errors and bins cover the measured
-    stages, without the warmup. pubsub: None without subscribers. preload, clean_up: None if the plan has none.
-    latency_bins: of successful operations; response time if all stages are an open loop, else service time.
+    """The whole of summary.json. Generator, totals, commands, pools, endpoints, checkout waits, errors and bins are
+    those of the measured stages, without the warmup. pubsub: None without subscribers. preload, clean_up: None if the
+    plan has none. latency_bins: of successful operations; response time if all stages are an open loop, else service
+    time. endpoints: all commands by the server that they were sent to, `host:port`; "other" is the sum of servers
+    beyond the first 255. Operations that were sent to no server are not counted there.
 
     With several scenarios, everything but `scenarios` is the sum over them: rates are per second of the time in which
     any scenario was measured; the names of stages and pools begin with that of their scenario. target: the first one of
@@ -300,6 +310,7 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
     clean_up: CleanUpSummary | None
     verdict: Verdict
     latency_bins: tuple[Bin, ...]
+    endpoints: dict[str, EndpointStats]
     scenarios: tuple[ScenarioSummary, ...]
     targets: dict[str, TargetSummary]
 

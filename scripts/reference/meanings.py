@@ -51,6 +51,7 @@ SUMMARY: dict[str, dict[str, str]] = {
         "clean_up": "null if the plan deletes nothing",
         "verdict": "whether the numbers can be trusted",
         "latency_bins": "the histogram of the report; response time if all stages are open loops",
+        "endpoints": "totals of each server, by `host:port`, with all commands; without operations sent to no server",
         "scenarios": "each scenario; a plan without scenarios has one, `main`; the keys above are sums over all",
         "targets": "by name, `target` of each; the name of the plan's own target is empty",
     },
@@ -69,6 +70,7 @@ SUMMARY: dict[str, dict[str, str]] = {
         "errors": "failed operations by error",
         "ledger": "its audit; the server's calls only if no other scenario uses its target",
         "latency_bins": "the histogram of its latencies",
+        "endpoints": "totals of each server of its target, by `host:port`",
     },
     "Run": {
         "id": "name of the run, and of its folder",
@@ -145,6 +147,10 @@ SUMMARY: dict[str, dict[str, str]] = {
         "errors": "failed operations by error",
     },
     "Stats": _STATS,
+    "EndpointStats": {
+        **_STATS,
+        "role": "`primary`, `replica`, or `primary and replica` for a server that was both",
+    },
     "Latency": {
         "service": "from the send to the reply, of operations done",
         "response": "from the *intended* send to the reply; null in a closed loop",

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
+from agent.worker.metrics.endpoints import Endpoints
 from common.cancellation import Cancellation
 from common.plan.schema import BackoffKind, Pools, Retry, Target
-from common.redis_client import Client, build_client
+from common.redis_client import NO_ENDPOINT, Client, build_client
 from common.units import Seconds
 
 QUICK = Seconds(0.2)
@@ -38,6 +39,8 @@ class Events:
         self.dropped_ns = 0
         self.made = 0
         self.tries: list[int | None] = []
+        self.endpoints, self.endpoint = Endpoints(), NO_ENDPOINT
+        self.batch: list[int] = []
 
     def number(self) -> int | None:
         self.made += 1
@@ -68,6 +71,18 @@ class Events:
 
     def topology_refreshed(self, at_ns: int) -> None:
         self.seen.append(("topology refreshed", at_ns))
+
+    def endpoint_number(self, host: str, port: int) -> int:
+        return self.endpoints.number(host, port)
+
+    def has_role(self, host: str, port: int, role: str) -> None:
+        self.endpoints.has_role(host, port, role)
+
+    def batch_begins(self) -> None:
+        self.batch.clear()
+
+    def batch_command_sent(self, host: str, port: int) -> None:
+        self.batch.append(self.endpoints.number(host, port))
 
     def __getitem__(self, kind: str) -> list[Any]:
         return [detail for seen, detail in self.seen if seen == kind]

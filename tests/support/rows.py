@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.rows import NONE, PACKED, Rows, RowSums, ThreadRecord, pack_row
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.intervals import PoolMetrics
+from common.redis_client import NO_ENDPOINT
 
 
 class Row(NamedTuple):
@@ -21,6 +23,7 @@ class Row(NamedTuple):
     bytes_out: int = 1
     bytes_in: int = 1
     wait_ns: int = 0
+    endpoint: int = NO_ENDPOINT
     count: int = 1
 
     def packed(self) -> bytes:
@@ -40,8 +43,10 @@ def named(rows: Rows, t0_ns: int = 0) -> list[Row]:
     return [Row(ended_ns - t0_ns, *others) for ended_ns, *others in rows.tolist()]
 
 
-def bin_rows(rows: Rows, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]]) -> PoolMetrics:
+def bin_rows(
+    rows: Rows, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]], endpoints: Endpoints | None = None
+) -> PoolMetrics:
     """Metrics of rows of an open loop; see `RowSums.metrics`."""
-    sums = RowSums()
+    sums = RowSums(commands=len(names))
     sums.add(rows)
-    return sums.metrics(names, outcomes)
+    return sums.metrics(names, outcomes, endpoints)

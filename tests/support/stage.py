@@ -12,6 +12,7 @@ import pytest
 from agent.worker.drivers.aio import run_asyncio_worker
 from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.client import run_client_worker
+from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.rows import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.workload.reply_effects import Operation
@@ -115,6 +116,7 @@ class FakeClient:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self.client = self
+        self.events = EventLog()
 
     def execute(self, *arguments: Any) -> Reply:
         return self._stage.answer([arguments])

@@ -25,6 +25,12 @@ def test_every_operation_on_an_embedded_cluster_or_sentinel_is_accounted_for(fle
     assert ended.summary["target"]["topology"] == kind
     assert ended.summary["connections"]["ceiling"] == (300 if kind == "cluster" else 50)
     assert ("= 300" in ended.finished.stderr) == (kind == "cluster")
+    [scenario] = ended.summary["scenarios"]
+    by_server = scenario["endpoints"]
+    assert len(by_server) == (3 if kind == "cluster" else 1)
+    assert {each["role"] for each in by_server.values()} == {"primary"}
+    assert sum(each["operations"] for each in by_server.values()) == 2003
+    assert ("Endpoints" in ended.finished.stdout) == (kind == "cluster")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,9 @@ def test_every_way_of_sending_to_a_cluster_is_accounted_for(
 ) -> None:
     ended = fleet.run("--url", shared_cluster.url, "--profile", "basic_rw", "--requests", "2003", *flags, *LOAD)
     assert_accounted(ended, 2003)
+    by_server = ended.summary["endpoints"]
+    assert sum(each["operations"] for each in by_server.values()) == 2003
+    assert ("replica" in {each["role"] for each in by_server.values()}) == ("--read-from" in flags)
 
 
 def test_a_failover_during_the_run_is_named_in_the_ledger(fleet: Fleet, valkey_cluster: ClusterGroup) -> None:

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from agent.worker.drivers.base import FAILED_PACE_NS, InstancePoolRunner, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import LoopRecord, pack_turn
 from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pacing.pacer import Span
@@ -51,9 +52,17 @@ class TaskPoolRunner(InstancePoolRunner[AsyncClientInstancePool]):
     Only the loop's thread touches the loop; other threads send it calls (`_call`).
     """
 
-    def __init__(self, target: Target, pools: Pools, name: str, cancellation: Cancellation) -> None:
-        """Raises PlanError."""
-        instances = [AsyncClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
+    def __init__(
+        self,
+        target: Target,
+        pools: Pools,
+        name: str,
+        cancellation: Cancellation,
+        endpoints: Endpoints | None = None,
+    ) -> None:
+        """endpoints: numbers the servers. Raises PlanError."""
+        count = pools.client_instances_per_pool
+        instances = [AsyncClientInstance(target, pools, cancellation, endpoints) for _ in range(count)]
         super().__init__(AsyncClientInstancePool(instances, pools.checkout_timeout_s))
         self._turns = LoopRecord()
         self._close_within_s = float(target.connect_timeout_s) + _CLOSE_GRACE_S
@@ -275,9 +284,10 @@ async def _run_singles(context: TaskContext) -> None:
             bytes_in = measures[row](reply)
             if follow is not None and (failure := follow(reply)) is not None:
                 row += len(measures) * context.outcomes.number(failure)
+        endpoint = instance.events.endpoint
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
-        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns))
+        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns, endpoint))
 
 
 async def _run_batches(context: TaskContext) -> None:
@@ -324,6 +334,7 @@ async def _run_batches(context: TaskContext) -> None:
             has_failed = True
             _end_if_cut(context, now())
         end_ns = now()
+        endpoints = instance.events.endpoints_of_batch(count)
         context.pool.give_back(instance)
         results = zip(times_ns, operations, replies, [end_ns] * count, strict=True)
-        record.add(result_rows(context, results, begin_ns, turn.leg, executed=executed, wait_ns=wait_ns))
+        record.add(result_rows(context, results, begin_ns, turn.leg, endpoints, executed=executed, wait_ns=wait_ns))

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from agent.worker.drivers.base import FAILED_PACE_NS, InstancePoolRunner, Job, WorkerContext
 from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.rows import NONE, pack_row
 from agent.worker.pools.instance_queue import CheckoutTimeout
@@ -31,9 +32,17 @@ ThreadContext: TypeAlias = WorkerContext[ClientInstancePool]
 class ThreadPoolRunner(InstancePoolRunner[ClientInstancePool]):
     """See `PoolRunner`. Workers are threads, their clients `redis.Redis`."""
 
-    def __init__(self, target: Target, pools: Pools, _: str, cancellation: Cancellation) -> None:
-        """Raises PlanError."""
-        instances = [ClientInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
+    def __init__(
+        self,
+        target: Target,
+        pools: Pools,
+        _: str,
+        cancellation: Cancellation,
+        endpoints: Endpoints | None = None,
+    ) -> None:
+        """endpoints: numbers the servers. Raises PlanError."""
+        count = pools.client_instances_per_pool
+        instances = [ClientInstance(target, pools, cancellation, endpoints) for _ in range(count)]
         super().__init__(ClientInstancePool(instances, pools.checkout_timeout_s))
         self._threads: list[threading.Thread] = []
 
@@ -126,9 +135,10 @@ def _run_singles(context: ThreadContext) -> None:
             bytes_in = measures[row](reply)
             if follow is not None and (failure := follow(reply)) is not None:
                 row += len(measures) * context.outcomes.number(failure)
+        endpoint = instance.events.endpoint
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
-        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns))
+        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns, endpoint))
 
 
 def _run_batches(context: ThreadContext) -> None:
@@ -173,6 +183,7 @@ def _run_batches(context: ThreadContext) -> None:
             executed = 0
             has_failed = due_ns < 0
         end_ns = now()
+        endpoints = instance.events.endpoints_of_batch(count)
         context.pool.give_back(instance)
         results = zip(times_ns, operations, replies, [end_ns] * count, strict=True)
-        record.add(result_rows(context, results, begin_ns, turn.leg, executed=executed, wait_ns=wait_ns))
+        record.add(result_rows(context, results, begin_ns, turn.leg, endpoints, executed=executed, wait_ns=wait_ns))

@@ -18,7 +18,7 @@ from agent.worker.pools.instance_queue import CheckoutTimeout
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import CutShort
 from common.clock import monotonic_ns
-from common.redis_client import Failure, failure_of
+from common.redis_client import NO_ENDPOINT, Failure, failure_of
 
 Result: TypeAlias = tuple[int, Operation, Any, int]
 """(intended send time, operation, reply or error, when the reply or error came)."""
@@ -29,6 +29,7 @@ def result_rows(
     results: Iterable[Result],
     begun_ns: int,
     leg: int,
+    endpoints: Iterable[int],
     *,
     executed: int = 0,
     wait_ns: int = NONE,
@@ -37,9 +38,10 @@ def result_rows(
 ) -> bytes:
     """Packed rows of operations that were sent together and have ended.
 
-    executed: number of replies in EXEC's reply; 0 without a transaction, or if it was not executed. wait_ns: how long
-    the batch waited for its client instance. bytes_in: size of each reply if it is known, otherwise replies are
-    measured. parse: converts a raw reply to the command of a row into a reply or an error.
+    endpoints: the server of each operation, see `Endpoints`. executed: number of replies in EXEC's reply; 0 without a
+    transaction, or if it was not executed. wait_ns: how long the batch waited for its client instance. bytes_in: size
+    of each reply if it is known, otherwise replies are measured. parse: converts a raw reply to the command of a row
+    into a reply or an error.
     """
     measures = context.measures
     # MULTI and EXEC belong to the whole batch; their bytes count for its first operation.
@@ -47,7 +49,7 @@ def result_rows(
     extra_in = transaction_reply_bytes(executed) if executed else 0
     queued = QUEUED_BYTES if executed else 0
     rows = []
-    for due_ns, (row, _, bytes_out, follow), reply, ended_ns in results:
+    for (due_ns, (row, _, bytes_out, follow), reply, ended_ns), endpoint in zip(results, endpoints, strict=False):
         if parse is not None:
             reply = parse(row, reply)
         kind = row
@@ -59,7 +61,8 @@ def result_rows(
                 kind += len(measures) * context.outcomes.number(failure)
         size = size + queued + extra_in if bytes_in is None else bytes_in
         lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
-        rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, leg, bytes_out + extra_out, size, wait_ns))
+        sent = bytes_out + extra_out
+        rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, leg, sent, size, wait_ns, endpoint))
         wait_ns, extra_out, extra_in = NONE, 0, 0
     return b"".join(rows)
 
@@ -86,7 +89,7 @@ def record_checkout_timeout(
     leg = turn.leg
     for due_ns, row in zip(turn.times_ns, rows, strict=True):
         lag_ns = max(0, end_ns - timeout.waited_ns - due_ns) if due_ns >= 0 else NONE
-        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, leg, 0, 0, wait_ns))
+        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, leg, 0, 0, wait_ns, NO_ENDPOINT))
         wait_ns = NONE
     return end_ns
 
@@ -96,4 +99,4 @@ def record_unsent(context: WorkerContext[Any], turn: Turn, wait_ns: int) -> None
     such waits are the longest."""
     context.record.unsent += context.pacer.unsent(turn.times_ns)
     if wait_ns:
-        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, wait_ns))
+        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, wait_ns, NO_ENDPOINT))

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.worker.metrics.connection_events import ConnectionEvent, ConnectionTally, EventLog
 from agent.worker.metrics.deliveries import CollectedDeliveries, DeliveryRecord
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import ProcessUsage
 from agent.worker.metrics.rows import (
     NOTHING_BEGUN,
@@ -59,13 +60,14 @@ class CollectedGroup:
         self._events: list[ConnectionEvent] = []
         self._connections = ConnectionTally()
 
-    def gather(self, t0_ns: int, line: Timeline) -> None:
-        """Take all rows and events since the last call."""
+    def gather(self, t0_ns: int, line: Timeline, commands: int) -> None:
+        """Take all rows and events since the last call. commands: number of rows of the mix."""
         for key, rows in by_interval(join_rows([record.take() for record in self.records]), t0_ns, line):
             if (sums := self._sums.get(key)) is None:
                 leg = line.legs[key[1]]
                 end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
-                sums = self._sums[key] = RowSums(leg.is_open, max(t0_ns + leg.begin_ns, self._begin_ns), end_ns)
+                begin_ns = max(t0_ns + leg.begin_ns, self._begin_ns)
+                sums = self._sums[key] = RowSums(leg.is_open, begin_ns, end_ns, commands)
             sums.add(rows)
             self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
@@ -83,7 +85,14 @@ class CollectedGroup:
         return self._connections.never_opened()
 
     def release(
-        self, key: IntervalKey, t0_ns: int, line: Timeline, names: tuple[str, ...], outcomes: Outcomes, late: bool
+        self,
+        key: IntervalKey,
+        t0_ns: int,
+        line: Timeline,
+        names: tuple[str, ...],
+        outcomes: Outcomes,
+        endpoints: Endpoints,
+        late: bool,
     ) -> tuple[PoolMetrics, int]:
         """(metrics of this interval, how many of its operations began after the end of their open leg). Call it once
         for each interval. late: the second has been reported already."""
@@ -92,7 +101,7 @@ class CollectedGroup:
         self._events = [event for event in self._events if self._key_of(event, t0_ns, line) != key]
         connections = self._connections.add_up(events, is_late=late)
         deliveries = self._deliveries.release(key)
-        found = sums.metrics(names, outcomes.names)
+        found = sums.metrics(names, outcomes.names, endpoints)
         return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
 
     def _key_of(self, event: ConnectionEvent, t0_ns: int, line: Timeline) -> IntervalKey:
@@ -117,13 +126,16 @@ class Collector:
         *,
         from_ns: int = 0,
         first_leg: int = 0,
+        endpoints: Endpoints | None = None,
     ) -> None:
         """from_ns: when the load of this process begins, from the start instant; the first interval is of that
-        second. first_leg: the number of the first leg of `line` in the intervals, see `IntervalMetrics.stage`."""
+        second. first_leg: the number of the first leg of `line` in the intervals, see `IntervalMetrics.stage`.
+        endpoints: those that rows name."""
         self._groups = groups
         self._usage = usage
         self._names = names
         self._outcomes = outcomes
+        self._endpoints = endpoints or Endpoints()
         self._t0_ns = t0_ns
         self._line = line
         self._first_leg = first_leg
@@ -221,7 +233,7 @@ class Collector:
         self._issued_then = self.issued
         self._usage.gather()
         for group in self._groups:
-            group.gather(self._t0_ns, self._line)
+            group.gather(self._t0_ns, self._line, len(self._names))
 
     def _report(self, through: int, tallied: int, load_ns: int | None = None) -> tuple[IntervalMetrics, ...]:
         t0_ns, line = self._t0_ns, self._line
@@ -243,7 +255,7 @@ class Collector:
             second, leg = key
             late = second < fresh.start
             released = {
-                group.name: group.release(key, t0_ns, line, self._names, self._outcomes, late)
+                group.name: group.release(key, t0_ns, line, self._names, self._outcomes, self._endpoints, late)
                 for group in self._groups
                 if not late or key in found[group.name]
             }

@@ -14,8 +14,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from agent.worker.metrics.endpoints import Endpoints
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import PENDING, ConnectionMetrics, merge_counts
+from common.redis_client import NO_ENDPOINT
 
 _NUMBERS = itertools.count()
 
@@ -53,8 +55,11 @@ class EventLog:
     It needs no lock: under the interpreter lock, appending to a list and removing its head are one step each.
     """
 
-    def __init__(self, *, of_links: bool = False) -> None:
-        """of_links: count links instead of redis-py's connections."""
+    def __init__(self, endpoints: Endpoints | None = None, *, of_links: bool = False) -> None:
+        """endpoints: numbers the servers. of_links: count links instead of redis-py's connections."""
+        self.endpoint = NO_ENDPOINT
+        self._endpoints = endpoints or Endpoints()
+        self._batch: list[int] = []
         self._events: list[ConnectionEvent] = []
         self._of_links = of_links
 
@@ -100,6 +105,23 @@ class EventLog:
     def link_failed(self, at_ns: int, cause: str, which: int) -> None:
         """A link could not be opened, with all retries of the plan. cause: of the last failed attempt."""
         self._events.append((at_ns, EventKind.LINK_FAILED, cause, which))
+
+    def endpoint_number(self, host: str, port: int) -> int:
+        return self._endpoints.number(host, port)
+
+    def has_role(self, host: str, port: int, role: str) -> None:
+        self._endpoints.has_role(host, port, role)
+
+    def batch_begins(self) -> None:
+        self._batch = []
+
+    def batch_command_sent(self, host: str, port: int) -> None:
+        self._batch.append(self._endpoints.number(host, port))
+
+    def endpoints_of_batch(self, count: int) -> list[int]:
+        """The endpoint of each command of the last batch, which had `count`."""
+        found, self._batch = self._batch, []
+        return found[:count] if len(found) >= count else [self.endpoint] * count
 
     def take(self) -> list[ConnectionEvent]:
         """All events since the last call."""

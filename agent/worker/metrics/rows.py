@@ -1,6 +1,6 @@
 """The results of workers per second of the run: packed rows on the hot path, histograms later.
 
-Each worker has its own buffer, and appends one row of eight 64-bit numbers for each operation: without a lock, shared
+Each worker has its own buffer, and appends one row of nine 64-bit numbers for each operation: without a lock, shared
 data, or objects for the garbage collector. (The wire driver appends one row for each batch, see
 `drivers.wire.batch_rows`.) The collector takes the rows of a buffer and adds them up with numpy, some thousand at a
 time, so that they fit the CPU cache and no thread waits for long. Appending and taking are one step each under the
@@ -22,6 +22,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.pacing.pacer import LEG_BY_TIME, NEVER_NS
 from common.metrics.histogram import EMPTY, Ints, RunningHistogram
 from common.metrics.intervals import (
@@ -35,13 +36,13 @@ from common.metrics.intervals import (
     merge_named,
 )
 from common.plan.timeline import MAX_LEGS, Timeline
-from common.redis_client import Failure
+from common.redis_client import NO_ENDPOINT, Failure
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 9), column-major; the columns are named below."""
+"""Shape (n, 10), column-major; the columns are named below."""
 
-ENDED_NS, KIND, SERVICE_NS, LAG_NS, LEG, BYTES_OUT, BYTES_IN, WAIT_NS, COUNT = range(9)
+ENDED_NS, KIND, SERVICE_NS, LAG_NS, LEG, BYTES_OUT, BYTES_IN, WAIT_NS, ENDPOINT, COUNT = range(10)
 """The columns of `Rows`.
 
 KIND: row of the mix + number of rows * outcome, see `Outcomes`; WAIT_ONLY for a checkout without an operation.
@@ -49,17 +50,19 @@ LAG_NS: from the intended to the actual send; NONE in a closed loop.
 LEG: number of the leg of the timeline; LEG_BY_TIME: the leg of the intended send, or of the begin in a closed loop.
 BYTES_OUT: 0 for an operation that was never sent.
 WAIT_NS: of the checkout; NONE for all operations of a batch except the first.
+ENDPOINT: see `Endpoints`; NO_ENDPOINT for a target that is one server.
 COUNT: number of operations in the row, at least 1. They differ only in their bytes, which are added up.
 """
 
 NONE = -1
 WAIT_ONLY = -1
 
-_COLUMNS = 9
-PACKED = 8
+_COLUMNS = 10
+_MOST_OUTCOMES = 1 << 16
+PACKED = 9
 """Number of columns that `pack_row` packs: all except COUNT."""
 
-pack_row: Callable[[int, int, int, int, int, int, int, int], bytes] = struct.Struct("=8q").pack
+pack_row: Callable[[int, int, int, int, int, int, int, int, int], bytes] = struct.Struct("=9q").pack
 """Packs a row of one operation, in the order of the columns."""
 
 NO_ROWS: Rows = np.empty((0, _COLUMNS), dtype=np.int64, order="F")
@@ -195,11 +198,13 @@ class RowSums:
     began at `end_ns` or later.
     """
 
-    def __init__(self, is_open: bool = True, begin_ns: int = 0, end_ns: int | None = None) -> None:
+    def __init__(self, is_open: bool = True, begin_ns: int = 0, end_ns: int | None = None, commands: int = 1) -> None:
         """is_open: the leg is an open loop. In a closed loop, the intended time of the first operation is the beginning
-        of the leg. begin_ns, end_ns: of the leg. end_ns: None if no operation can begin after the leg."""
-        self._is_open, self._begin_ns, self._end_ns = is_open, begin_ns, end_ns
+        of the leg. begin_ns, end_ns: of the leg. end_ns: None if no operation can begin after the leg. commands: number
+        of rows of the mix."""
+        self._is_open, self._begin_ns, self._end_ns, self._commands = is_open, begin_ns, end_ns, commands
         self._kinds: defaultdict[int, _KindSums] = defaultdict(_KindSums)
+        self._endpoints: defaultdict[tuple[int, int], _KindSums] = defaultdict(_KindSums)
         self._waits, self._lags = RunningHistogram(), RunningHistogram()
         self._late_sends = 0
         self.first = NOTHING_BEGUN
@@ -213,6 +218,8 @@ class RowSums:
         for kind in present:
             if kind != WAIT_ONLY:
                 self._add_kind(kind, columns if len(present) == 1 else _select(columns, kinds == kind))
+        if columns[ENDPOINT].max(initial=NO_ENDPOINT) != NO_ENDPOINT:
+            self._add_by_endpoint(columns)
         _add_known(self._waits, wait_ns, counts, wait_ns)
         if self._is_open:
             lag_ns = columns[LAG_NS]
@@ -223,18 +230,19 @@ class RowSums:
 
     def _add_kind(self, kind: int, columns: Ints) -> None:
         service_ns, lag_ns, counts = columns[SERVICE_NS], columns[LAG_NS], columns[COUNT]
-        count = int(counts.sum())
-        sums = self._kinds[kind]
-        sums.count += count
-        sums.bytes_out += int(columns[BYTES_OUT].sum())
-        sums.bytes_in += int(columns[BYTES_IN].sum())
-        sums.service.add(service_ns, _weights(counts, count))
-        if self._is_open:
-            _add_known(sums.response, service_ns + lag_ns, counts, lag_ns)
+        self._kinds[kind].add(columns, self._is_open)
         began_ns = columns[ENDED_NS] - service_ns
         self.first = min(self.first, self._first_of(began_ns, lag_ns))
         if self._end_ns is not None:
             self.begun_after += int(counts[began_ns >= self._end_ns].sum())
+
+    def _add_by_endpoint(self, columns: Ints) -> None:
+        keys = columns[ENDPOINT] * _MOST_OUTCOMES + columns[KIND] // self._commands
+        present = distinct(keys)
+        for key in present:
+            if key >= 0:  # NO_ENDPOINT is negative
+                chosen = columns if len(present) == 1 else _select(columns, keys == key)
+                self._endpoints[divmod(key, _MOST_OUTCOMES)].add(chosen, self._is_open)
 
     def _first_of(self, began_ns: Ints, lag_ns: Ints) -> tuple[int, int]:
         """`first`, with these operations included. The operations of a batch begin together, and the batch is due when
@@ -247,14 +255,25 @@ class RowSums:
             skew_ns = np.where(lag_ns >= 0, lag_ns, skew_ns)
         return earliest_ns, int(skew_ns[began_ns == earliest_ns].min())
 
-    def metrics(self, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]]) -> PoolMetrics:
-        """Metrics of all rows so far. names: commands by row of the mix. outcomes: see `Outcomes.names`."""
+    def metrics(
+        self, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]], endpoints: Endpoints | None = None
+    ) -> PoolMetrics:
+        """Metrics of all rows so far. names: commands by row of the mix. outcomes: see `Outcomes.names`. endpoints:
+        those that the rows name."""
         commands = []
         for kind, sums in sorted(self._kinds.items()):
             outcome, row = divmod(kind, len(names))
             commands.append({names[row]: sums.metrics(outcomes[outcome])})
+        primaries: list[dict[str, CommandMetrics]] = []
+        replicas: list[dict[str, CommandMetrics]] = []
+        for (endpoint, outcome), sums in sorted(self._endpoints.items()):
+            assert endpoints is not None
+            role = replicas if endpoints.is_replica(endpoint) else primaries
+            role.append({endpoints.names[endpoint]: sums.metrics(outcomes[outcome])})
         return PoolMetrics(
             commands=merge_named(commands, merge_commands),
+            primaries=merge_named(primaries, merge_commands),
+            replicas=merge_named(replicas, merge_commands),
             checkout_wait=self._waits.histogram(),
             send_lag=self._lags.histogram(),
             late_sends=self._late_sends,
@@ -269,6 +288,17 @@ class _KindSums:
     def __init__(self) -> None:
         self.count = self.bytes_out = self.bytes_in = 0
         self.service, self.response = RunningHistogram(), RunningHistogram()
+
+    def add(self, columns: Ints, is_open: bool) -> None:
+        """Add rows of one kind. is_open: of an open loop."""
+        service_ns, lag_ns, counts = columns[SERVICE_NS], columns[LAG_NS], columns[COUNT]
+        count = int(counts.sum())
+        self.count += count
+        self.bytes_out += int(columns[BYTES_OUT].sum())
+        self.bytes_in += int(columns[BYTES_IN].sum())
+        self.service.add(service_ns, _weights(counts, count))
+        if is_open:
+            _add_known(self.response, service_ns + lag_ns, counts, lag_ns)
 
     def metrics(self, outcome: tuple[bool, str]) -> CommandMetrics:
         replied, name = outcome

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over_error
 from agent.worker.pools.prewarm import AsyncRelease, open_one_async
 from common.cancellation import Cancellation
@@ -28,9 +29,11 @@ class AsyncClientInstance:
     """One client of redis.asyncio with its own TCP pools, retry policy and event counters. One task uses it at a time.
     Made anywhere; opened, used and closed on one event loop."""
 
-    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
-        """Opens no connection. Raises PlanError."""
-        self.events = EventLog()
+    def __init__(
+        self, target: Target, pools: Pools, cancellation: Cancellation, endpoints: Endpoints | None = None
+    ) -> None:
+        """Opens no connection. endpoints: numbers the servers. Raises PlanError."""
+        self.events = EventLog(endpoints)
         self._target = target
         self._max_connections = pools.max_connections
         self.client: AsyncClient = build_async_client(target, pools, events=self.events, cancellation=cancellation)

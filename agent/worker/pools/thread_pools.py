@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.pools.instance_queue import CheckoutTimeout, InstanceQueue, run_over_error
 from agent.worker.pools.prewarm import Release, open_one
 from common.cancellation import Cancellation
@@ -24,9 +25,11 @@ class ClientInstance:
     client: Client
     execute: Callable[..., Any]
 
-    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
-        """Opens no connection. Raises PlanError."""
-        self.events = EventLog()
+    def __init__(
+        self, target: Target, pools: Pools, cancellation: Cancellation, endpoints: Endpoints | None = None
+    ) -> None:
+        """Opens no connection. endpoints: numbers the servers. Raises PlanError."""
+        self.events = EventLog(endpoints)
         self.max_connections = pools.max_connections
         self._build = partial(build_client, target, pools, events=self.events, cancellation=cancellation)
         self._is_built = False

@@ -48,7 +48,7 @@ class AsyncObserved(AbstractConnection):
             return
         # Not in `_connect`, where redis-py would convert the error into a ConnectionError and retry.
         self._tracker.cancellation.check()
-        self._tracker.begin()
+        self._tracker.begin(self)
         try:
             await super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except redis.RedisError as error:
@@ -95,11 +95,19 @@ class AsyncObservedUnix(AsyncObserved, UnixDomainSocketConnection):
         """Does nothing, because redis-py would do the handshake twice on a Unix socket."""
 
 
-class AsyncObservedSentinel(AsyncObserved, SentinelManagedConnection):
+class AsyncObservedMember(AsyncObserved):
+    """A connection to one of several servers of a target."""
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        self._tracker.sending()
+        await super().send_packed_command(command, check_health)
+
+
+class AsyncObservedSentinel(AsyncObservedMember, SentinelManagedConnection):
     """A connection to the primary that Sentinels name."""
 
 
-class AsyncObservedSentinelTls(AsyncObserved, _NamedTls, SentinelManagedSSLConnection):
+class AsyncObservedSentinelTls(AsyncObservedMember, _NamedTls, SentinelManagedSSLConnection):
     """A connection to the primary that Sentinels name, with TLS."""
 
 
@@ -111,6 +119,7 @@ class AsyncObservedClusterNode(AsyncObserved):
         self._remap = remap
         self._is_asked_for_slots = False
         super().__init__(is_announced=True, **arguments)
+        self._tracker.located(self)
         self._asking_for_slots = self.pack_command("CLUSTER SLOTS")
 
     @property
@@ -119,9 +128,12 @@ class AsyncObservedClusterNode(AsyncObserved):
         return AnnouncedAddresses(self.host, self._remap)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        is_asked_for_slots = command == self._asking_for_slots
+        if not is_asked_for_slots:
+            self._tracker.sending()
         await super().send_packed_command(command, check_health)
         # After the call, because the call may send the commands of a handshake or health check too.
-        self._is_asked_for_slots = command == self._asking_for_slots
+        self._is_asked_for_slots = is_asked_for_slots
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:

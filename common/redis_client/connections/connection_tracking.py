@@ -6,7 +6,7 @@ which event this is: a failed attempt, a connection that was opened, dropped or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -22,12 +22,18 @@ from common.redis_client.connections.connection_causes import attempt_cause, dro
 REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """Error replies of a cluster node that did not execute the command. Its commandstats count each as a rejected call."""
 
+NO_ENDPOINT = -1
+"""The number of no server."""
+
 
 class ConnectionEvents(Protocol):
     """Receives the events of all connections of one client, from any thread. Times are monotonic ns.
 
-    which: the connection's number, from `number`.
+    which: the connection's number, from `number`. endpoint: the number of the server that the client's last command was
+    sent to, -1 for none; only for clients of several servers.
     """
+
+    endpoint: int
 
     def number(self) -> int | None:
         """The number of a new connection; None if connections are not counted one by one."""
@@ -56,9 +62,23 @@ class ConnectionEvents(Protocol):
     def topology_refreshed(self, at_ns: int) -> None:
         """A cluster client changed its slot map, after a redirection or by reading the whole topology."""
 
+    def endpoint_number(self, host: str, port: int) -> int:
+        """The number of this server."""
+
+    def has_role(self, host: str, port: int, role: str) -> None:
+        """The target says that this server is a "primary" or a "replica"."""
+
+    def batch_begins(self) -> None:
+        """The commands of a batch are about to be assigned to servers; perhaps again, after an error."""
+
+    def batch_command_sent(self, host: str, port: int) -> None:
+        """The next command of the batch goes to this server."""
+
 
 class Unobserved:
     """ConnectionEvents that discards everything."""
+
+    endpoint = NO_ENDPOINT
 
     def number(self) -> int | None: ...
     def tried(self, at_ns: int, which: int | None) -> None: ...
@@ -69,6 +89,12 @@ class Unobserved:
     def retried(self, at_ns: int) -> None: ...
     def redirected(self, at_ns: int, kind: str) -> None: ...
     def topology_refreshed(self, at_ns: int) -> None: ...
+    def endpoint_number(self, host: str, port: int) -> int:  # noqa: ARG002 - the interface
+        return NO_ENDPOINT
+
+    def has_role(self, host: str, port: int, role: str) -> None: ...
+    def batch_begins(self) -> None: ...
+    def batch_command_sent(self, host: str, port: int) -> None: ...
 
 
 class ConnectionTracker:
@@ -86,11 +112,26 @@ class ConnectionTracker:
         self._is_open = False
         self._has_socket = False
         self._lost_ns: int | None = None
+        self._endpoint = NO_ENDPOINT
+        self._is_connecting = False
 
-    def begin(self) -> None:
+    def begin(self, connection: Any) -> None:
         """An attempt to connect begins."""
         self._has_socket = False
+        self._is_connecting = True
+        self.located(connection)
         self._events.tried(monotonic_ns(), self._number)
+
+    def located(self, connection: Any) -> None:
+        """The connection has an address. Needed only if it is announced."""
+        if self._is_announced:
+            self._endpoint = self._events.endpoint_number(connection.host, connection.port)
+
+    def sending(self) -> None:
+        """A command is sent on the connection, perhaps one of the handshake, which is not counted. For connections to
+        one of several servers."""
+        if not self._is_connecting:
+            self._events.endpoint = self._endpoint
 
     def socket_opened(self) -> None:
         """There is a socket; the handshake follows."""
@@ -102,7 +143,9 @@ class ConnectionTracker:
 
     def failed(self, error: redis.RedisError, connection: Any) -> None:
         """The attempt ended with this error of redis-py. Marks the error for `translate` and `failure_of`."""
+        self._is_connecting = False
         if self._is_announced:
+            self._events.endpoint = self._endpoint
             error.announced_address = Host(connection.host, connection.port)  # type: ignore[attr-defined]
         if self._has_socket:
             if not self.cancellation.is_cancelled:
@@ -114,6 +157,7 @@ class ConnectionTracker:
         """The connection is open, handshake included."""
         self._events.opened(monotonic_ns(), self._lost_ns, self._number)
         self._is_open = True
+        self._is_connecting = False
         self._lost_ns = None
 
     def closing(self, error: BaseException | None, is_loss: Callable[[BaseException], bool]) -> None:
@@ -150,6 +194,23 @@ class ClusterTracker:
         """The topology has changed, or was read."""
         if self.has_topology:
             self._events.topology_refreshed(monotonic_ns())
+
+    def has_nodes(self, nodes: Iterable[Any]) -> None:
+        """The cluster has these nodes of redis-py."""
+        for node in nodes:
+            self._events.has_role(node.host, int(node.port), node.server_type)
+
+    def batch_begins(self) -> None:
+        """See `ConnectionEvents`."""
+        self._events.batch_begins()
+
+    def batch_command_sent(self, node: Any) -> None:
+        """See `ConnectionEvents`. node: of redis-py."""
+        self._events.batch_command_sent(node.host, node.port)
+
+    def not_covered(self) -> None:
+        """A command has a slot that no node serves, so it is sent to none."""
+        self._events.endpoint = NO_ENDPOINT
 
     def error_recorded(self, options: dict[str, Any]) -> None:
         """redis-py has recorded an error of a command. options: arguments of its `_record_error_metric`. Raises

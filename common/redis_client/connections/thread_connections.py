@@ -61,7 +61,7 @@ class Observed(AbstractConnection):
         # Not in `on_connect_check_health`, because a cluster client adds its own function to the handshake.
         if self._sock:
             return
-        self._tracker.begin()
+        self._tracker.begin(self)
         try:
             super().connect_check_health(check_health=check_health, retry_socket_connect=retry_socket_connect)
         except redis.RedisError as error:
@@ -140,11 +140,19 @@ class ObservedUnix(Observed, UnixDomainSocketConnection):
     """A connection to a Unix socket."""
 
 
-class ObservedSentinel(Observed, SentinelManagedConnection):
+class ObservedMember(Observed):
+    """A connection to one of several servers of a target."""
+
+    def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        self._tracker.sending()
+        super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
+
+
+class ObservedSentinel(ObservedMember, SentinelManagedConnection):
     """A connection to the primary that Sentinels name."""
 
 
-class ObservedSentinelTls(Observed, _CancellableTls, SentinelManagedSSLConnection):
+class ObservedSentinelTls(ObservedMember, _CancellableTls, SentinelManagedSSLConnection):
     """A connection to the primary that Sentinels name, with TLS."""
 
 
@@ -156,6 +164,7 @@ class ObservedClusterNode(Observed):
         self._remap = remap
         self._is_asked_for_slots = False
         super().__init__(is_announced=True, **arguments)
+        self._tracker.located(self)
         self._asking_for_slots: Any = self.pack_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
 
     @property
@@ -164,9 +173,12 @@ class ObservedClusterNode(Observed):
         return AnnouncedAddresses(self.host, self._remap)
 
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        is_asked_for_slots = command == self._asking_for_slots
+        if not is_asked_for_slots:
+            self._tracker.sending()
         super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
         # After the call, because the call may send the commands of a handshake or health check too.
-        self._is_asked_for_slots = command == self._asking_for_slots
+        self._is_asked_for_slots = is_asked_for_slots
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:

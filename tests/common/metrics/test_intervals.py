@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from common.errors import ProtocolError
 from common.metrics.histogram import MAX_VALUE, Histogram
 from common.metrics.intervals import (
+    MAX_ENDPOINTS,
+    OTHER,
     CommandMetrics,
     ConnectionMetrics,
     DeliveryMetrics,
@@ -29,13 +31,13 @@ from common.metrics.intervals import (
     merge_counts,
     merge_delays,
     merge_deliveries,
+    merge_endpoints,
     merge_generators,
     merge_intervals,
     merge_named,
     merge_pools,
-    size_of,
-    split_interval,
 )
+from common.metrics.splitting import size_of, split_interval
 from common.protocol.codec import pack, unpack
 from common.serde import from_builtins, to_builtins
 
@@ -82,6 +84,8 @@ deliveries = st.builds(
 pools = st.builds(
     PoolMetrics,
     commands=st.dictionaries(st.sampled_from(["GET", "SET", "DEL"]), commands, max_size=2),
+    primaries=st.dictionaries(st.sampled_from(["h:1", "h:2"]), commands, max_size=2),
+    replicas=st.dictionaries(st.sampled_from(["h:2", "h:3"]), commands, max_size=1),
     checkout_wait=histograms,
     send_lag=histograms,
     late_sends=numbers,
@@ -315,7 +319,11 @@ def test_the_parts_of_a_split_interval_are_small_and_merge_to_the_whole(interval
     parts = list(split_interval(interval, most))
     assert merge_intervals(parts, Merge.CONSECUTIVE) == interval
     for part in parts:
-        assert size_of(part) <= most or sum(len(pool.commands) for pool in part.pools.values()) <= 1
+        pools = part.pools.values()
+        assert (
+            size_of(part) <= most
+            or sum(map(len, [by for p in pools for by in (p.commands, p.primaries, p.replicas)])) <= 1
+        )
 
 
 @given(st.lists(intervals, min_size=2, max_size=5))
@@ -334,6 +342,15 @@ def test_joined_seconds_lose_only_the_commands_of_each_second(parts: list[Interv
         assert second.service == Histogram.merge(command.service for command in commands)
         assert second.response == Histogram.merge(command.response for command in commands)
     assert unpack(pack(joined), IntervalMetrics) == joined
+
+
+def test_servers_beyond_the_limit_are_summed_and_nothing_is_lost() -> None:
+    parts = [{f"h:{port}": CommandMetrics(ok=port)} for port in range(MAX_ENDPOINTS + 5)]
+    merged = merge_endpoints([*parts, {OTHER: CommandMetrics(ok=9)}])
+    assert len(merged) == MAX_ENDPOINTS
+    assert merged["h:7"].ok == 7
+    assert sum(command.ok for command in merged.values()) == sum(range(MAX_ENDPOINTS + 5)) + 9
+    assert merge_endpoints([merged, parts[0]]).keys() == merged.keys()
 
 
 def test_a_split_interval_loses_its_values_per_second() -> None:

@@ -378,3 +378,33 @@ def test_a_cluster_with_all_nodes_down_is_one_line() -> None:
         ping_target(target)
     with pytest.raises(TargetError, match=line):
         build_client(target, Pools(), events=Events(), cancellation=Cancellation())
+
+
+def test_the_server_of_each_command_is_reported(cluster: Group) -> None:
+    events = Events()
+    with client_of(cluster, events) as client:
+        for number in range(30):
+            owner, _ = owner_and_other(cluster, f"key:{number}")
+            client.execute_command("SET", f"key:{number}", number)
+            assert events.endpoints.names[events.endpoint].endswith(f":{owner.port}")
+
+
+def test_the_server_of_each_command_of_a_pipeline_is_reported(cluster: Group) -> None:
+    events = Events()
+    with client_of(cluster, events) as client:
+        for _ in range(2):
+            pipeline = client.pipeline()
+            for number in range(30):
+                pipeline.execute_command("GET", f"key:{number}")
+            pipeline.execute()
+            ports = [int(events.endpoints.names[endpoint].rpartition(":")[2]) for endpoint in events.batch]
+            assert ports == [owner_and_other(cluster, f"key:{number}")[0].port for number in range(30)]
+
+
+def test_the_role_of_each_server_is_reported(cluster: Group) -> None:
+    events = Events()
+    with client_of(cluster, events, cluster=Cluster(read_from=ReadFrom.REPLICAS)) as client:
+        client.execute_command("SET", "key", 1)
+        assert not events.endpoints.is_replica(events.endpoint)
+        client.execute_command("GET", "key")
+        assert events.endpoints.is_replica(events.endpoint)

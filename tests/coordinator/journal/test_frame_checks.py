@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import (
+    MAX_ENDPOINT_LENGTH,
+    MAX_ENDPOINTS,
     MAX_NAME_LENGTH,
     MAX_NAMES,
     CommandMetrics,
@@ -14,7 +18,7 @@ from common.metrics.intervals import (
     SecondMetrics,
     joined_seconds,
 )
-from common.plan.schema import Command, Pools, Then, Workload
+from common.plan.schema import Command, Pools, Target, Then, Workload
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame
 from common.units import NS_PER_S
 from coordinator.journal.frame_checks import (
@@ -55,6 +59,15 @@ def objection(*intervals: IntervalMetrics, seq: int = 0, through: int = 0, elaps
 def with_seconds(*seconds: SecondMetrics) -> IntervalMetrics:
     """An interval of the seconds 0 and 1 with two operations, and these figures per second."""
     return msgspec.structs.replace(interval(0, 2, last=1), seconds=seconds)
+
+
+def of_servers(*names: str, replicas: tuple[str, ...] = (), **command: Any) -> IntervalMetrics:
+    return of_pool(
+        PoolMetrics(
+            primaries={name: CommandMetrics(**command) for name in names},
+            replicas={name: CommandMetrics(**command) for name in replicas},
+        )
+    )
 
 
 def counts(names: int) -> dict[str, int]:
@@ -137,3 +150,28 @@ def test_frames_faster_than_an_agent_sends_them_are_refused() -> None:
     most = FRAMES_AT_ONCE + 20 * FRAMES_PER_S
     assert objection(seq=most - 1) == ""
     assert objection(seq=most) == f"frame {most}: expected at most 2,280 frames by now"
+
+
+CLUSTER_LIMITS = FrameLimits.from_plan(msgspec.structs.replace(PLAN, target=Target(url="redis+cluster://h")), dealt(2))
+
+
+def test_an_agent_may_name_the_servers_of_a_cluster_but_not_of_a_target_that_is_one_server() -> None:
+    frame = MetricsFrame(seq=0, through=0, intervals=(of_servers("h:1", "h:2", replicas=("h:3",), ok=1),))
+    assert CLUSTER_LIMITS.objection(frame, NOW_NS) == ""
+    assert "expected no servers by name from a target that is one server" in LIMITS.objection(frame, NOW_NS)
+
+
+@pytest.mark.parametrize(
+    ("part", "problem"),
+    [
+        (of_servers(*map(str, range(MAX_ENDPOINTS + 1))), "expected at most 256 servers, got 257"),
+        (of_servers(replicas=tuple(map(str, range(MAX_ENDPOINTS + 1)))), "expected at most 256 servers, got 257"),
+        (of_servers("h" * (MAX_ENDPOINT_LENGTH + 1)), "names of servers of at most 262 characters, got 263"),
+        (of_servers("h:1", ok=MOST_VALUES + 1), "expected at most 68,719,476,736 operations"),
+        (of_servers("h:1", errors=counts(MAX_NAMES + 1)), "expected at most 64 kinds of errors, got 65"),
+        (of_servers("h:1", service=TOO_MANY), "expected at most 68719476736 values of a kind"),
+    ],
+)
+def test_figures_by_server_are_bounded(part: IntervalMetrics, problem: str) -> None:
+    frame = MetricsFrame(seq=0, through=0, intervals=(part,))
+    assert problem in CLUSTER_LIMITS.objection(frame, NOW_NS)

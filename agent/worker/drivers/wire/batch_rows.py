@@ -21,14 +21,16 @@ import numpy as np
 
 from agent.worker.metrics.rows import COUNT, NONE, Rows, join_rows, take_rows, unpack_rows
 from common.metrics.histogram import Ints
+from common.redis_client import NO_ENDPOINT
 
-pack_batch: Callable[[int, int, int, int, int, int, int], bytes] = struct.Struct("=7q").pack
-"""Packs a batch: ended_ns, began_ns, number of its first request, number of requests, bytes_in, lag_ns, leg.
+pack_batch: Callable[[int, int, int, int, int, int, int, int], bytes] = struct.Struct("=8q").pack
+"""Packs a batch: ended_ns, began_ns, number of its first request, number of requests, bytes_in, lag_ns, leg,
+endpoint (see `metrics.endpoints`).
 
 bytes_in is RECORDED_SEPARATELY for requests that have their own rows, or that are not issued from this block.
 """
 
-_COLUMNS = 7
+_COLUMNS = 8
 
 RECORDED_SEPARATELY = -1
 
@@ -71,7 +73,7 @@ class WireRecord:
 
     def skip(self, first: int, count: int) -> None:
         """Cover `count` requests of the block with number `first` that no batch row describes."""
-        self.add_batch(pack_batch(0, 0, first, count, RECORDED_SEPARATELY, 0, 0))
+        self.add_batch(pack_batch(0, 0, first, count, RECORDED_SEPARATELY, 0, 0, NO_ENDPOINT))
 
     def take(self) -> Rows:
         """All rows since the last call."""
@@ -82,7 +84,7 @@ class WireRecord:
         return join_rows([operations, self._rows_of_batches(np.ascontiguousarray(batches.T))])
 
     def _rows_of_batches(self, batches: Ints) -> Rows:
-        """batches: shape (7, n), in the order of `pack_batch`."""
+        """batches: shape (8, n), in the order of `pack_batch`."""
         positions, blocks = self._find(batches[2], batches[3])
         is_here = batches[4] != RECORDED_SEPARATELY
         if not is_here.all():
@@ -144,8 +146,8 @@ class _RecordedBlock:
 
 def _rows_of(batches: Ints, kinds: Ints, bytes_out: Ints, bytes_in: Ints, counts: Ints) -> Rows:
     """counts: shape (..., n); the other arrays broadcast to it."""
-    ended_ns, began_ns, _, _, _, lag_ns, leg = batches
-    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, leg, bytes_out, bytes_in, NONE, counts)
+    ended_ns, began_ns, _, _, _, lag_ns, leg, endpoint = batches
+    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, leg, bytes_out, bytes_in, NONE, endpoint, counts)
     columns = np.empty((len(each), *counts.shape), dtype=np.int64)
     for column, values in zip(columns, each, strict=True):
         column[...] = values

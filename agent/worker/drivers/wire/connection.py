@@ -19,6 +19,7 @@ from agent.worker.drivers.wire.requests import Batch, RequestQueue
 from agent.worker.metrics.rows import NONE
 from agent.worker.pacing.pacer import Turn
 from common.clock import monotonic_ns
+from common.redis_client import NO_ENDPOINT
 from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_error
 
 _BUFFER = bytearray(1 << 17)
@@ -90,7 +91,7 @@ class RedirectedBatch:
 
 @dataclass(slots=True, eq=False)
 class TargetNode:
-    """One server, with its connections and the requests that wait for it.
+    """One server, with its connections and the requests that wait for it. endpoint: see `metrics.endpoints`.
 
     idle: open connections without a batch. parked: closed connections, kept in case the node returns to the cluster.
     turns: due turns that wait for an idle connection. redirected: batches that other nodes redirected here. next_batch:
@@ -101,6 +102,7 @@ class TargetNode:
 
     name: str
     number: int
+    endpoint: int = NO_ENDPOINT
     requests: RequestQueue = field(default_factory=RequestQueue)
     connections: list[BatchConnection] = field(default_factory=list)
     idle: list[BatchConnection] = field(default_factory=list)
@@ -149,15 +151,16 @@ class TargetNode:
 class BatchConnection:
     """A connection of one worker to one node, with at most one batch in flight.
 
-    batch: in flight. begun_ns: when it was first sent. is_steady: it belongs to a steady load. on_ready: the poller
-    calls it. notes: reasons to examine the replies: error replies, and a mark for each read except the last one. hops:
-    how often the batch was redirected. skip: number of replies before the batch's replies.
+    endpoint: number of its server, see `metrics.endpoints`. batch: in flight. begun_ns: when it was first sent.
+    is_steady: it belongs to a steady load. on_ready: the poller calls it. notes: reasons to examine the replies: error
+    replies, and a mark for each read except the last one. hops: how often the batch was redirected. skip: number of
+    replies before the batch's replies.
     """
 
     # Slots: faster access; the object has more attributes than CPython inlines.
     __slots__ = (
         *("batch", "begun_ns", "is_steady", "notes", "hops", "skip"),
-        *("_owner", "node", "link", "has_pushes", "is_open", "is_closing", "on_ready"),
+        *("_owner", "node", "endpoint", "link", "has_pushes", "is_open", "is_closing", "on_ready"),
         *("_sock", "_fd", "_poller", "_recv", "_send", "_feed", "_get", "_gets", "_is_writing"),
         *("_unsent", "_replies", "_wanted"),
     )
@@ -165,6 +168,7 @@ class BatchConnection:
     def __init__(self, owner: ConnectionOwner, node: TargetNode, link: WireConnection, *, has_pushes: bool) -> None:
         """has_pushes: the server may send push messages between replies."""
         self._owner, self.node, self.link = owner, node, link
+        self.endpoint = node.endpoint
         self.has_pushes = has_pushes
         self.is_open = self.is_closing = False
         self.batch: Batch | None = None
@@ -261,7 +265,7 @@ class BatchConnection:
         """`_on_ready` and everything after it, for a steady load. Leaves all unusual cases to the methods.
 
         It repeats their code for speed: local names instead of attributes, and few calls."""
-        owner, node = self._owner, self.node
+        owner, node, endpoint = self._owner, self.node, self.endpoint
         record, count, add = owner.record, owner.batch_size, owner.record.add_batch
         recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
         next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE_REPLIES
@@ -291,7 +295,7 @@ class BatchConnection:
                 if replies is PENDING:
                     self._read(to_the_end=False)
                 return
-            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, NONE, batch[3].leg))
+            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, NONE, batch[3].leg, endpoint))
             if node.has_special_work:
                 owner.issue(self)
                 return
@@ -355,7 +359,8 @@ class BatchConnection:
                 return
             # One row describes the whole batch.
             lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
-            owner.record.add_batch(pack_batch(ended_ns, begun_ns, number, count, size, lag_ns, turn.leg))
+            row = pack_batch(ended_ns, begun_ns, number, count, size, lag_ns, turn.leg, self.endpoint)
+            owner.record.add_batch(row)
             owner.issue(self)
 
     def _settle(self, batch: Batch, replies: Any, size: int, ended_ns: int) -> None:

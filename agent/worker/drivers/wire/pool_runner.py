@@ -16,6 +16,7 @@ from agent.worker.drivers.wire.requests import OperationRequestSource, PackedReq
 from agent.worker.drivers.wire.routing import PoolServices, RequestRouter
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventLog, next_number
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.wire_sizes import raw_measure
 from agent.worker.pacing.pacer import NEVER_NS
@@ -31,7 +32,7 @@ from common.plan.schema.target_url import TargetKind
 from common.redis_client import Client, address_of, translated
 from common.redis_client.connections.cluster_topology import RefreshLimit
 from common.redis_client.connections.connection_causes import attempt_cause
-from common.redis_client.wire_connections import InstancePools, SlotMap, WireConnection
+from common.redis_client.wire_connections import SINGLE_NODE, InstancePools, SlotMap, WireConnection
 
 _SHORT_PAUSE_S = 0.02
 """Least time between two rounds of attempts to connect: without retries, a failing round takes no time."""
@@ -42,11 +43,11 @@ _GRACE_S = 1.0
 class WireInstance:
     """One client instance: its TCP pools, one for each node, and its events."""
 
-    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation) -> None:
-        """Opens no connection. Raises PlanError."""
+    def __init__(self, target: Target, pools: Pools, cancellation: Cancellation, endpoints: Endpoints | None) -> None:
+        """Opens no connection. endpoints: numbers the servers. Raises PlanError."""
         # Count links, not redis-py's connections: redis-py's pool gives a failed connection to the next link that
         # tries.
-        self.events = EventLog(of_links=True)
+        self.events = EventLog(endpoints, of_links=True)
         self.pools = InstancePools(target, pools, events=self.events, cancellation=cancellation)
         self.max_connections = pools.max_connections
         self.nodes: list[str] = []
@@ -61,11 +62,20 @@ class WirePoolRunner:
     """See `PoolRunner`. Has one worker, on a loop that all pools of the process share."""
 
     def __init__(
-        self, target: Target, pools: Pools, _: str, cancellation: Cancellation, loop: WireLoop, mix: CommandMix
+        self,
+        target: Target,
+        pools: Pools,
+        _: str,
+        cancellation: Cancellation,
+        loop: WireLoop,
+        mix: CommandMix,
+        endpoints: Endpoints | None = None,
     ) -> None:
-        """Raises PlanError."""
+        """endpoints: numbers the servers. Raises PlanError."""
         self._target, self._mix, self._cancellation, self._loop = target, mix, cancellation, loop
-        self._instances = [WireInstance(target, pools, cancellation) for _ in range(pools.client_instances_per_pool)]
+        count = pools.client_instances_per_pool
+        self._instances = [WireInstance(target, pools, cancellation, endpoints) for _ in range(count)]
+        self._is_sentinel = address_of(target).kind is TargetKind.SENTINEL
         self._has_pushes = target.maintenance is not Maintenance.OFF
         self._connector = BlockingCalls(cancellation, loop.call)
         # A separate thread for the topology, because a node that hangs may block all threads of the connector.
@@ -140,7 +150,7 @@ class WirePoolRunner:
             parked=self._parked,
             ignores_replies=self._mix.ignores_replies and not self._has_pushes,
             has_known_sizes=sum(size is None for size in self._mix.fixed_reply_bytes) <= 1,
-            is_sentinel=address_of(self._target).kind is TargetKind.SENTINEL,
+            is_sentinel=self._is_sentinel,
             has_shared_quota=is_cluster and context.pacer.steady_turns is not None,
             timeout_ns=self._target.socket_timeout_s.ns or NEVER_NS,
             refresh_after=self._target.cluster.reinitialize_steps if is_cluster else 0,
@@ -163,6 +173,9 @@ class WirePoolRunner:
 
     def _give_connections(self, node: TargetNode) -> None:
         assert self._worker is not None
+        if node.name != SINGLE_NODE:
+            host, _, port = node.name.rpartition(":")
+            node.endpoint = self._instances[0].events.endpoint_number(host, int(port))
         for instance in self._instances:
             pool = instance.pools.pool_for(node.name)
             for _ in range(instance.max_connections):
@@ -186,6 +199,8 @@ class WirePoolRunner:
         assert self._worker is not None
         log, number = self._links[connection]
         log.link_opened(monotonic_ns(), number)
+        if self._is_sentinel:
+            connection.endpoint = connection.node.endpoint = log.endpoint_number(*connection.link.place)
         connection.opened(sock, self._loop)
         self._loop.watch(connection)
         self._worker.opened(connection)

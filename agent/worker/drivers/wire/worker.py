@@ -326,7 +326,7 @@ class WireWorker:
         if connection in connection.node.idle:
             connection.node.idle.remove(connection)
         if (batch := connection.batch) is not None:
-            self._record_failed(batch, error, connection.begun_ns)
+            self._record_failed(batch, error, connection.begun_ns, connection.endpoint)
             connection.clear()
         self._open_again(connection, self._services.reopen)
 
@@ -375,7 +375,7 @@ class WireWorker:
         """Fail the batches that other nodes redirected to this one."""
         while node.redirected:
             redirected = node.redirected.popleft()
-            self._record_failed(redirected.batch, error, redirected.begun_ns)
+            self._record_failed(redirected.batch, error, redirected.begun_ns, node.endpoint)
         node.update_special_work()
 
     def _fail_queued_turns(self, node: TargetNode) -> None:
@@ -413,16 +413,16 @@ class WireWorker:
             count -= batches
             requests.position = end = begin + batches * size
             self.record.issued += end - begin
-            self.record.add(self._failed_rows(block, begin, end, node.error))
+            self.record.add(self._failed_rows(block, begin, end, node.error, node.endpoint))
             self._skip_numbers(block, end - begin)
         if node is self._router.uncovered:
             self._services.refresh_uncovered()
 
-    def _failed_rows(self, block: RequestBlock, begin: int, end: int, error: Exception) -> bytes:
+    def _failed_rows(self, block: RequestBlock, begin: int, end: int, error: Exception, endpoint: int) -> bytes:
         """Packed rows of requests of a steady load that failed with one error before they were sent."""
         kind, bytes_in = failed_kind(self._context, 0, error)
         rows = np.empty((end - begin, PACKED), dtype=np.int64)
-        rows[:] = (self._now(), kind, 0, NONE, self._router.steady_turn.leg, 0, bytes_in, NONE)
+        rows[:] = (self._now(), kind, 0, NONE, self._router.steady_turn.leg, 0, bytes_in, NONE, endpoint)
         rows[:, KIND] += block.rows[begin:end]
         rows[:, BYTES_OUT] = block.sizes[begin:end]
         return rows.tobytes()
@@ -438,13 +438,13 @@ class WireWorker:
             self._services.refresh_uncovered()
         self.record.issued += len(batch[3].times_ns)
         self.record.transactions += self.is_transaction
-        self._record_failed(batch, node.error, self._now() if began_ns is None else began_ns)
+        self._record_failed(batch, node.error, self._now() if began_ns is None else began_ns, node.endpoint)
 
-    def _record_failed(self, batch: Batch, error: Exception, begun_ns: int) -> None:
+    def _record_failed(self, batch: Batch, error: Exception, begun_ns: int, endpoint: int) -> None:
         _, _, block, turn = batch
         count, now_ns = len(turn.times_ns), self._now()
         results = zip(turn.times_ns, block.operations_of(batch), [error] * count, [now_ns] * count, strict=True)
-        self.record.add(result_rows(self._context, results, begun_ns, turn.leg))
+        self.record.add(result_rows(self._context, results, begun_ns, turn.leg, (endpoint,) * count))
         self._skip_numbers(block, count)
 
     # Replies that must be examined one by one.
@@ -457,9 +457,7 @@ class WireWorker:
         if count + skip + 2 * self.is_transaction == 1:
             replies = [replies]
         replies = replies[skip:]
-        executed = False
-        if self.is_transaction:
-            replies, executed = unwrap_transaction(replies)
+        replies, executed = unwrap_transaction(replies) if self.is_transaction else (replies, False)
         operations = block.operations_of(batch)
         ends: Sequence[int] = [ended_ns] * count
         if marks and not self.is_transaction:
@@ -476,6 +474,7 @@ class WireWorker:
                 results,
                 connection.begun_ns,
                 turn.leg,
+                (connection.endpoint,) * count,
                 executed=count if executed else 0,
                 bytes_in=bytes_in if is_alone else None,
                 parse=parser.parse,

@@ -79,7 +79,7 @@ def test_connections_that_open_before_a_takeover_count_at_its_begin() -> None:
     log = EventLog()
     log.opened(T0 + NS_PER_S // 2, None, log.number())
     group = CollectedGroup("one", [], [log], begin_ns=T0 + 2 * NS_PER_S)
-    group.gather(T0, PLAIN)
+    group.gather(T0, PLAIN, 1)
     assert group.keys(T0, PLAIN) == {(2, 0)}
 
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.rows import (
     COUNT,
     ENDED_NS,
     NO_ROWS,
     NONE,
+    PACKED,
     WAIT_NS,
     WAIT_ONLY,
     Outcomes,
@@ -25,7 +27,7 @@ from agent.worker.metrics.rows import (
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.plan.schema import Load
 from common.plan.timeline import timeline
-from common.redis_client import Failure
+from common.redis_client import NO_ENDPOINT, Failure
 from common.units import NS_PER_S
 from tests.support.rows import Row, bin_rows, named, rows_of
 from tests.support.stages import stage
@@ -51,7 +53,7 @@ def test_a_row_that_arrives_during_a_take_is_taken_the_next_time() -> None:
 
     record = ThreadRecord()
     record._buffer = Busy("q")
-    assert [record.take()[:, ENDED_NS].tolist() for _ in range(3)] == [[], [0], [8]]
+    assert [record.take()[:, ENDED_NS].tolist() for _ in range(3)] == [[], [0], [PACKED]]
 
 
 @pytest.mark.usefixtures("eager_switches")
@@ -195,7 +197,8 @@ ROWS = st.builds(
     bytes_in=st.integers(0, 99),
     wait_ns=st.integers(NONE, 9),
     count=st.just(1),
-)
+    endpoint=st.integers(NO_ENDPOINT, 2),
+).map(lambda row: row._replace(endpoint=NO_ENDPOINT) if row.kind == WAIT_ONLY else row)
 
 
 @given(st.lists(st.lists(ROWS, max_size=20), max_size=5))
@@ -203,11 +206,18 @@ def test_rows_add_up_the_same_in_parts_and_at_once(parts: list[list[Row]]) -> No
     outcomes = Outcomes()
     outcomes.number(READONLY)
     outcomes.number(LOST)
-    sums = RowSums()
+    endpoints = Endpoints()
+    for port in range(3):
+        endpoints.has_role("h", port, "replica" if port else "primary")
+    sums = RowSums(commands=len(NAMES))
     for part in parts:
         sums.add(rows_of(*part))
-    at_once = bin_rows(rows_of(*(row for part in parts for row in part)), NAMES, outcomes.names)
-    assert sums.metrics(NAMES, outcomes.names) == at_once
+    rows = [row for part in parts for row in part]
+    at_once = bin_rows(rows_of(*rows), NAMES, outcomes.names, endpoints)
+    assert sums.metrics(NAMES, outcomes.names, endpoints) == at_once
+    sent = sum(row.kind != WAIT_ONLY and row.endpoint != NO_ENDPOINT for row in rows)
+    by_server = (*at_once.primaries.values(), *at_once.replicas.values())
+    assert sum(command.operations for command in by_server) == sent
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 10**9)), max_size=60))
@@ -251,3 +261,34 @@ def test_an_operation_sent_more_than_a_millisecond_after_its_due_time_is_late() 
     rows = rows_of(*(Row(100, 1, 10, lag) for lag in lags), never_sent)
     metrics = bin_rows(rows, NAMES, Outcomes().names)
     assert (metrics.late_sends, metrics.send_lag.count) == (2, 5)
+
+
+def test_operations_are_summed_by_the_server_that_they_were_sent_to_and_by_its_role() -> None:
+    outcomes, endpoints = Outcomes(), Endpoints()
+    readonly = outcomes.number(READONLY)
+    first, second = endpoints.number("h", 1), endpoints.number("h", 2)
+    endpoints.has_role("h", 2, "replica")
+    sums = RowSums(commands=len(NAMES))
+    sums.add(
+        rows_of(
+            Row(5, 0, 100, endpoint=first, bytes_out=7, bytes_in=3),
+            Row(5, 1, 200, endpoint=first, bytes_out=7, bytes_in=3, lag_ns=50),
+            Row(5, len(NAMES) * readonly, 300, endpoint=first),
+            Row(5, 1, 400, endpoint=second),
+            Row(5, WAIT_ONLY, wait_ns=5),
+            Row(5, 0, 500),
+        )
+    )
+    metrics = sums.metrics(NAMES, outcomes.names, endpoints)
+    [(primary, at_first)] = metrics.primaries.items()
+    assert (primary, at_first.ok, at_first.errors) == ("h:1", 2, {"READONLY": 1})
+    assert (at_first.service.maximum, at_first.response.maximum, at_first.failed.maximum) == (200, 250, 300)
+    [(replica, at_second)] = metrics.replicas.items()
+    assert (replica, at_second.ok, at_second.service.maximum) == ("h:2", 1, 400)
+    # The last operation was sent to no server.
+    assert sum(command.operations for command in metrics.commands.values()) == 5
+
+
+def test_rows_of_one_server_are_not_summed_by_server() -> None:
+    metrics = bin_rows(rows_of(Row(5, 0, 100)), NAMES, Outcomes().names)
+    assert (metrics.primaries, metrics.replicas) == ({}, {})

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
-from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, join_rows, pack_row
+from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, join_rows
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.histogram import Ints
-from tests.support.rows import bin_rows
+from common.redis_client import NO_ENDPOINT
+from tests.support.rows import Row, bin_rows
 
 NAMES = ("SET", "GET", "TTL")
 T0 = 10**15
@@ -68,7 +69,16 @@ def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
 def rows_of(batch: Batch) -> bytes:
     """One row per operation, as other drivers write them."""
     return b"".join(
-        pack_row(batch.ended_ns, one.row, batch.service_ns, batch.lag_ns, batch.leg, one.bytes_out, one.bytes_in, NONE)
+        Row(
+            ended_ns=batch.ended_ns,
+            kind=one.row,
+            service_ns=batch.service_ns,
+            lag_ns=batch.lag_ns,
+            leg=batch.leg,
+            bytes_out=one.bytes_out,
+            bytes_in=one.bytes_in,
+            wait_ns=NONE,
+        ).packed()
         for one in batch.operations
     )
 
@@ -82,7 +92,7 @@ def add(record: WireRecord, place: int, batch: Batch) -> None:
     bytes_in = sum(one.bytes_in for one in batch.operations)
     began_ns = batch.ended_ns - batch.service_ns
     record.add_batch(
-        pack_batch(batch.ended_ns, began_ns, place + batch.begin, count, bytes_in, batch.lag_ns, batch.leg)
+        pack_batch(batch.ended_ns, began_ns, place + batch.begin, count, bytes_in, batch.lag_ns, batch.leg, NO_ENDPOINT)
     )
 
 
@@ -122,8 +132,8 @@ def test_a_block_is_freed_when_all_its_operations_are_recorded() -> None:
     record = WireRecord([None])
     sizes = np.full(3, 20)
     first, second = (record.add_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))
-    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE, LEG_BY_TIME))
-    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE, LEG_BY_TIME))
+    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE, LEG_BY_TIME, NO_ENDPOINT))
+    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE, LEG_BY_TIME, NO_ENDPOINT))
     record.take()
     assert list(record._blocks) == [first]
     record.skip(first + 2, 1)

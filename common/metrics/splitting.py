@@ -1,0 +1,46 @@
+"""Splits intervals that are too large for one message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from common.metrics.intervals import IntervalMetrics, Merge, PoolMetrics, merge_named, merge_pools
+
+
+def size_of(interval: IntervalMetrics) -> int:
+    """Its size in bytes as it is sent."""
+    return len(msgspec.msgpack.encode(interval))
+
+
+def split_interval(interval: IntervalMetrics, most_bytes: int) -> Iterator[IntervalMetrics]:
+    """Intervals that merge to this one and take at most `most_bytes` each, unless a single command takes more. The
+    first ones have the gauges and everything that belongs to no command. `seconds` is dropped."""
+    if size_of(interval) <= most_bytes:
+        yield interval
+        return
+    interval = msgspec.structs.replace(interval, seconds=())
+    nothing = IntervalMetrics(first=interval.first, last=interval.last, stage=interval.stage)
+    piece = msgspec.structs.replace(interval, pools={})
+    size = size_of(piece)
+    for name, part in _by_command(interval.pools):
+        more = len(name) + len(msgspec.msgpack.encode(part))
+        if size + more > most_bytes and piece != nothing:
+            yield piece
+            piece, size = nothing, size_of(nothing)
+        pools = merge_named((piece.pools, {name: part}), lambda pools: merge_pools(pools, Merge.CONSECUTIVE))
+        piece, size = msgspec.structs.replace(piece, pools=pools), size + more
+    yield piece
+
+
+def _by_command(pools: Mapping[str, PoolMetrics]) -> Iterator[tuple[str, PoolMetrics]]:
+    """For each pool, its metrics without commands and servers, and then each of its commands and servers."""
+    for name, pool in pools.items():
+        yield name, msgspec.structs.replace(pool, commands={}, primaries={}, replicas={})
+        for command, metrics in pool.commands.items():
+            yield name, PoolMetrics(commands={command: metrics})
+        for server, metrics in pool.primaries.items():
+            yield name, PoolMetrics(primaries={server: metrics})
+        for server, metrics in pool.replicas.items():
+            yield name, PoolMetrics(replicas={server: metrics})
