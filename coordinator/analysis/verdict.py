@@ -4,7 +4,8 @@
     suspect   the numbers are exact, but may be misleading, or could not be checked completely
     invalid   the numbers are wrong, or there are none: exit code 7
 
-Problems of the server (errors, slow replies) are results, not reasons for distrust.
+Problems of the server (errors, slow replies) are results, not reasons for distrust. A slow or hot endpoint is named in
+a note.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 
 from common.plan.schema import Arrivals
 from common.units import counted
+from coordinator.analysis.by_endpoint import notable_endpoints
 from coordinator.analysis.generator import BUSY_SHARE, generator_limits
 from coordinator.analysis.key_space import preload_mismatch
 from coordinator.analysis.ledger import Ledger, scenario_ledger, target_ledgers
@@ -45,10 +47,12 @@ class Level(enum.Enum):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """The worst level of all broken rules, and a sentence for each, the worst first."""
+    """The worst level of all broken rules, and a sentence for each, the worst first. notes: sentences about the target
+    that are no reason for distrust: endpoints that are slow or hot."""
 
     level: Level
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,13 @@ def judge(run: Aggregate, ledger: Ledger) -> Verdict:
     worst = Level.TRUSTED
     for level in (Level.SUSPECT, Level.INVALID):
         worst = level if any(found is level for found, _ in findings) else worst
-    return Verdict(level=worst, reasons=tuple(reason for _, reason in findings))
+    return Verdict(level=worst, reasons=tuple(reason for _, reason in findings), notes=tuple(_notes(run)))
+
+
+def _notes(run: Aggregate) -> Iterator[str]:
+    for part in run.scenarios:
+        of = f"{part.name}: " if run.parts else ""
+        yield from (f"{of}{note}" for note in notable_endpoints(part))
 
 
 def _findings_of_scenarios(run: Aggregate) -> list[tuple[Level, str]]:

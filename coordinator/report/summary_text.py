@@ -290,7 +290,7 @@ def _machine(agent: AgentSummary) -> str:
 
 def _tail(summary: Summary) -> Table:
     verdict = as_text(summary.verdict.level.value, style=LEVEL_STYLES[summary.verdict.level])
-    for reason in summary.verdict.reasons:
+    for reason in (*summary.verdict.reasons, *summary.verdict.notes):
         verdict.add_line(f"- {reason}", style="default")
     before = [("Preload", as_text(preload_text(summary.preload)))] if summary.preload else []
     after = [("Clean-up", as_text(clean_up_text(summary.clean_up, summary.run.id)))] if summary.clean_up else []

@@ -333,6 +333,7 @@ SUMMARY: dict[str, dict[str, str]] = {
     "Verdict": {
         "level": "`trusted`, `suspect` or `invalid`",
         "reasons": "one sentence for each broken rule",
+        "notes": "sentences about the target that are no reason for distrust: slow and hot endpoints",
     },
     "Bin": {
         "up_to_us": "upper end of the bin",
