@@ -24,7 +24,7 @@ from coordinator.cli import cli as coordinator_cli
 from coordinator.cli import main
 from coordinator.core.transitions import Phase
 from coordinator.journal.journal_lock import LOCK_SUFFIX
-from coordinator.report.run_files import JOURNAL_FILE, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE
+from coordinator.report.run_files import JOURNAL_FILE, PLAN_FILE, SERVERS_FILE, SUMMARY_FILE, TIMESERIES_FILE
 from scripts.reference.hooks import on_page_markdown
 from scripts.reference.meanings import SUMMARY, VARIABLES
 from scripts.reference.tables import stale
@@ -180,7 +180,7 @@ def test_the_architecture_names_every_phase_and_every_state() -> None:
 
 def test_the_report_page_names_the_files_that_a_run_leaves() -> None:
     named = re.findall(r"^\| `([\w.]+)` \|", TEXTS["docs/report.md"], re.MULTILINE)
-    assert named == [JOURNAL_FILE, JOURNAL_FILE + LOCK_SUFFIX, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE]
+    assert named == [JOURNAL_FILE, JOURNAL_FILE + LOCK_SUFFIX, PLAN_FILE, SUMMARY_FILE, TIMESERIES_FILE, SERVERS_FILE]
 
 
 def test_the_glossary_names_classes_that_exist_and_no_word_twice() -> None:

@@ -39,7 +39,7 @@ COLUMNS = (
     "lag_s",
     "lag_bytes",
 )
-"""What a row of `NodeSamples.series` has, in this order."""
+"""What a row of `NodeSamples.rows` has, in this order."""
 
 _SHORTEST_S = 0.02
 """A shorter time between two samples gives no sensible rate: the description after the load may follow a sample."""
@@ -105,8 +105,8 @@ class NodeSamples:
         memory = self._values["memory"]
         return self._values["rss"] / np.where(memory > 0, memory, np.nan)
 
-    def series(self) -> bytes:
-        """Return all rows as JSON, one list for each; see `COLUMNS`."""
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Return a row for each sample; see `COLUMNS`. None where a value is unknown."""
         columns: list[Sequence[Any]] = [_listed(self.at_s, 3)]
         columns.append([_ROLES.get(value) for value in self._values["replica"].tolist()])
         columns += [_listed(self._values["reply_us"])]
@@ -117,7 +117,7 @@ class NodeSamples:
         columns += [_listed(self._values[name]) for name in ("clients", "blocked")]
         columns += [_listed(self.per_s(name)) for name in ("commands", "bytes_in", "bytes_out")]
         columns += [_listed(self._values[name]) for name in ("lag_s", "lag_bytes")]
-        return msgspec.json.encode(list(zip(*columns, strict=True)))
+        return list(zip(*columns, strict=True))
 
     def figures(self, load_s: float) -> NodeFigures:
         """Return means and peaks over the load. load_s: its length."""

@@ -152,7 +152,7 @@ def _node(aggregate: Aggregate, side: NodeSide, gained: Mapping[str, CommandGain
         hot_keys=after.hot_keys if after else (),
         slots=after.slots if after else (),
         silences=tuple(_silence(aggregate, silence) for silence in side.silences),
-        series=msgspec.Raw(samples.series()),
+        series=msgspec.Raw(msgspec.json.encode(samples.rows())),
     )
 
 

@@ -1,4 +1,4 @@
-"""Write the files of a run folder except the journal: plan.yaml, summary.json, timeseries.csv. Each file appears
+"""Write the files of a run folder except the journal: plan.yaml, summary.json and the time series. Each file appears
 completely or not at all."""
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from common.file_reading import read_bounded
 from common.plan.plan_text import plan_yaml
 from common.program.standard_streams import explained
 from coordinator.analysis.totals.aggregate import Aggregate
+from coordinator.report.servers_csv import servers_csv
 from coordinator.report.summary import build_summary
 from coordinator.report.summary_types import Summary
 from coordinator.report.timeseries import scenario_rows, timeseries_csv
@@ -22,6 +23,8 @@ JOURNAL_FILE = "journal"
 PLAN_FILE = "plan.yaml"
 SUMMARY_FILE = "summary.json"
 TIMESERIES_FILE = "timeseries.csv"
+SERVERS_FILE = "servers.csv"
+"""Only for a run whose servers were watched."""
 COMPARISON_FILE = "comparison.json"
 """In the folder of a comparison, beside the folders of its runs."""
 ERROR_FILE = "error.txt"
@@ -62,6 +65,9 @@ def complete_run_files(journal: Path, aggregate: Aggregate) -> tuple[list[str], 
         SUMMARY_FILE: is_current,
         TIMESERIES_FILE: is_current and _is_whole(folder / TIMESERIES_FILE, lambda text: text.count("\n") > rows),
     }
+    if aggregate.servers.nodes:
+        samples = sum(len(side.rows) for side in aggregate.servers.nodes.values())
+        whole[SERVERS_FILE] = is_current and _is_whole(folder / SERVERS_FILE, lambda text: text.count("\n") > samples)
     plan = opened.plan
     texts = {PLAN_FILE: lambda: plan_yaml(plan), **_result_texts(summary, aggregate)}
     wanted = {name: text for name, text in texts.items() if not whole[name]}
@@ -98,10 +104,13 @@ _END_KEYS = (
 
 
 def _result_texts(summary: Summary, aggregate: Aggregate) -> dict[str, Callable[[], str]]:
-    return {
+    texts: dict[str, Callable[[], str]] = {
         SUMMARY_FILE: summary.to_json,
         TIMESERIES_FILE: lambda: timeseries_csv(aggregate),
     }
+    if aggregate.servers.nodes:
+        texts[SERVERS_FILE] = lambda: servers_csv(aggregate)
+    return texts
 
 
 def _write_all(folder: Path, texts: Mapping[str, Callable[[], str]]) -> list[str]:

@@ -209,7 +209,7 @@ def test_a_folder_deleted_during_the_run_is_named_and_the_summary_is_printed(
     assert "Totals" in said.out
     assert said.err.splitlines()[-1] == (
         f"coordinator: {run.folder}: the run's folder was deleted or moved during the run: summary.json, "
-        "timeseries.csv are not written"
+        "timeseries.csv, servers.csv are not written"
     )
     assert not run.folder.exists()
 

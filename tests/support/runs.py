@@ -63,6 +63,8 @@ class Outcome:
         return fold(read_journal(self.folder / JOURNAL_FILE))
 
 
+RUN_FILES = {"journal", "plan.yaml", "summary.json", "timeseries.csv", "servers.csv"}
+"""What a run leaves in its folder."""
 RUN_FOLDER = "run folder: "
 """The beginning of the second last line of a coordinator."""
 

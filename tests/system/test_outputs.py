@@ -7,7 +7,7 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 
-from tests.support.runs import Fleet
+from tests.support.runs import RUN_FILES, Fleet
 from tests.support.servers import Server
 from tests.support.terminals import Terminal
 
@@ -34,7 +34,7 @@ def test_json_prints_the_summary_on_stdout_and_everything_else_on_stderr(fleet: 
     assert "Totals" in said
     assert f"run folder: runs/{ended.folder.name}" in said
 
-    assert {path.name for path in ended.folder.iterdir()} == {"journal", "plan.yaml", "summary.json", "timeseries.csv"}
+    assert {path.name for path in ended.folder.iterdir()} == RUN_FILES
     rows = list(csv.DictReader((ended.folder / "timeseries.csv").read_text().splitlines()))
     for column in ("operations", "ok", "errors"):
         assert sum(int(row[column]) for row in rows) == summary["totals"][column]

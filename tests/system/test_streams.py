@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.support.commands import Running
-from tests.support.runs import Fleet
+from tests.support.runs import RUN_FILES, Fleet
 from tests.support.servers import Server
 
 PROGRAMS = Path(sys.executable).parent
@@ -37,7 +37,7 @@ def test_a_run_keeps_its_exit_code_and_writes_its_files_although_its_output_is_b
     assert {name: one.returncode for name, one in finished.items()} == dict.fromkeys(runs, 0), finished
     for name in runs:
         [folder] = (fleet.commands.directory / name).iterdir()
-        assert {path.name for path in folder.iterdir()} == {"journal", "plan.yaml", "summary.json", "timeseries.csv"}
+        assert {path.name for path in folder.iterdir()} == RUN_FILES
     lost = "coordinator: cannot write the summary to stdout: "
     assert f"{lost}it is closed; it is in the run's folder" in finished["closed"].stderr
     assert f"{lost}No space left on device; it is in the run's folder" in finished["full"].stderr

@@ -13,6 +13,7 @@ from coordinator.journal.journal_file import Journal
 from coordinator.report.run_files import complete_run_files, write_run_files, write_whole
 from coordinator.report.summary import build_summary
 from tests.support.records import clean_run, plan
+from tests.support.server_records import with_servers
 
 
 def test_a_run_writes_its_summary_and_its_time_series(tmp_path: Path) -> None:
@@ -140,3 +141,15 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     for folder in (tmp_path / "nowhere", tmp_path / "file"):
         [line] = write_run_files(folder, build_summary(aggregate), aggregate)
         assert "was deleted or moved during the run: summary.json, timeseries.csv are not written" in line
+
+
+def test_a_run_whose_servers_were_watched_has_their_samples_in_a_file_too(whole: Path, tmp_path: Path) -> None:
+    copied(whole, tmp_path)
+    watched = fold(with_servers(RUN, "a:1"))
+    assert complete_run_files(tmp_path / "journal", watched) == (["servers.csv"], [])
+    text = (tmp_path / "servers.csv").read_text()
+    assert len(text.splitlines()) == 7
+    assert complete_run_files(tmp_path / "journal", watched) == ([], [])
+    (tmp_path / "servers.csv").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    assert complete_run_files(tmp_path / "journal", watched) == (["servers.csv"], [])
+    assert (tmp_path / "servers.csv").read_text() == text
