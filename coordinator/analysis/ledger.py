@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -181,11 +181,12 @@ def _plan_rows(aggregate: Aggregate, gained: Mapping[str, int]) -> set[str]:
     count the connections' own calls (`client|setinfo`) in other rows."""
     if aggregate.opened is None:
         return set()
-    rows = {_row(template, gained) for template in plan_templates(aggregate.opened.plan.workload)}
+    rows = {commandstats_row(template, gained) for template in plan_templates(aggregate.opened.plan.workload)}
     return {row for row in rows if "|" not in row or row.partition("|")[0] not in rows}
 
 
-def _row(template: Template, gained: Mapping[str, int]) -> str:
+def commandstats_row(template: Template, gained: Iterable[str]) -> str:
+    """Return the row of commandstats that counts a template. gained: all rows of the server."""
     name = template.name.lower()
     subcommand = template.arguments[1] if len(template.arguments) > 1 else None
     if isinstance(subcommand, bytes) and any(row.startswith(f"{name}|") for row in gained):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from common.commands import COMMANDS
+from common.commands import COMMANDS, Template
 from common.metrics.intervals import CommandMetrics
+from common.plan.planned_commands import planned_commands
 from common.units import NS_PER_S
+from coordinator.analysis.ledger import commandstats_row
 from coordinator.analysis.server_figures import (
     COLUMNS,
     CommandGain,
@@ -26,6 +29,7 @@ from coordinator.analysis.totals.server_side import NodeSide, Silence
 from coordinator.journal.records import BusySlot, HotKey, LatencyEvent, LoggedCommand, NodeDescribed, Reading
 
 MOST_UNAVAILABLE = 100
+Gains = Mapping[str, CommandGain]
 
 
 class NodeStateSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,7 +125,7 @@ def server_summary(aggregate: Aggregate, commands: Mapping[str, CommandMetrics])
             side.name if names[side.name] == 1 else f"{side.target} {side.name}": _node(aggregate, side, gained)
             for side, gained in zip(sides, gains, strict=True)
         },
-        times=_times(aggregate, commands, [(_role(side), gained) for side, gained in zip(sides, gains, strict=True)]),
+        times=_times(aggregate, commands, list(zip(sides, gains, strict=True))),
         unavailable=tuple(missing[:MOST_UNAVAILABLE]),
     )
 
@@ -219,41 +223,57 @@ def _unavailable(side: NodeSide) -> Iterator[UnavailableSummary]:
         yield UnavailableSummary(node=side.name, what=what, reason=why)
 
 
-def _batch(aggregate: Aggregate, name: str) -> int | None:
-    """Return how many operations a client sends together with a command; None if scenarios differ."""
-    batches = {
-        max(part.opened.plan.workload.pipeline, part.opened.plan.workload.transaction, 1)
-        for part in aggregate.scenarios
-        if part.opened is not None and any(name in pool.commands for pool in part.measured.pools.values())
-    }
-    return batches.pop() if len(batches) == 1 else None
+class _Use(NamedTuple):
+    """A template of a scenario. target: name of the scenario's target. batch: operations that it sends together."""
+
+    target: str
+    template: Template
+    batch: int
+
+
+def _uses(aggregate: Aggregate) -> dict[str, list[_Use]]:
+    """Return the templates of the plan by label. Journals of earlier releases have the command's name as its label."""
+    found: dict[str, list[_Use]] = {}
+    for part in aggregate.scenarios:
+        if part.opened is None:
+            continue
+        workload = part.opened.plan.workload
+        batch = max(workload.pipeline, workload.transaction, 1)
+        for planned in planned_commands(workload):
+            use = _Use(part.scenario.target if part.scenario else "", planned.template, batch)
+            for label in {planned.label, planned.template.name}:
+                found.setdefault(label, []).append(use)
+    return found
 
 
 def _times(
-    aggregate: Aggregate, commands: Mapping[str, CommandMetrics], nodes: list[tuple[str, dict[str, CommandGain]]]
+    aggregate: Aggregate, commands: Mapping[str, CommandMetrics], servers: Sequence[tuple[NodeSide, Gains]]
 ) -> dict[str, ServerTimeSummary]:
-    """Return the means of each command over all servers. A replica repeats what its primary wrote, so only reads count
-    there."""
-    times = {}
-    for name, command in commands.items():
-        row, *_ = name.lower().split() or [""]
-        is_read = row.upper() in COMMANDS and not COMMANDS[row.upper()].writes
-        gains = [
-            gain
-            for role, gained in nodes
-            if role == "primary" or is_read
-            for found, gain in gained.items()
-            if found == row or found.startswith(row + "|")
-        ]
-        together = added(gains)
+    """Return the times of each command over all servers of its targets. A server counts all templates of a command
+    together. A replica repeats what its primary wrote, so only reads count there."""
+    times, uses = {}, _uses(aggregate)
+    for label, command in commands.items():
+        gains = {
+            (side.target, side.name, row): gained[row]
+            for use in uses.get(label, ())
+            for side, gained in servers
+            if side.target == use.target and (_role(side) == "primary" or _is_read(use.template.name))
+            if (row := commandstats_row(use.template, gained)) in gained
+        }
+        together = added(list(gains.values()))
         if together.calls and command.service.count:
             [client_p99_ns] = command.service.quantiles((0.99,))
-            times[name] = ServerTimeSummary(
+            batches = {use.batch for use in uses[label]}
+            times[label] = ServerTimeSummary(
                 calls=together.calls,
                 server_us=together.usec / together.calls,
                 client_us=command.service.mean / 1e3,
                 server_p99_us=together.quantile_us(0.99),
                 client_p99_us=client_p99_ns / 1e3,
-                batch=_batch(aggregate, name),
+                batch=batches.pop() if len(batches) == 1 else None,
             )
     return times
+
+
+def _is_read(name: str) -> bool:
+    return name in COMMANDS and not COMMANDS[name].writes

@@ -301,7 +301,7 @@ SUMMARY: dict[str, dict[str, str]] = {
         "reason": "what was wrong",
     },
     "ServerTime": {
-        "calls": "calls that servers counted",
+        "calls": "calls that servers counted, of all templates of the command",
         "server_us": "mean time in the server, in microseconds",
         "client_us": "mean service time at the client, in microseconds; of a whole batch",
         "server_p99_us": "99% of the calls took no longer in the server; null without LATENCY HISTOGRAM",

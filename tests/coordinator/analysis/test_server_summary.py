@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
+from common.plan.schema import Command, Workload
 from common.units import NS_PER_S
 from coordinator.analysis.server_figures import COLUMNS
 from coordinator.analysis.totals.aggregate import fold
@@ -17,7 +20,7 @@ from coordinator.journal.records import (
     Unread,
 )
 from coordinator.report.summary import build_summary
-from tests.support.records import clean_run
+from tests.support.records import accepted, clean_run, command, histogram, interval, opened, plan
 from tests.support.server_records import NODE, described, event, slow, with_servers
 
 T0_NS = 123_456_789
@@ -83,6 +86,25 @@ def test_what_a_replica_repeats_is_no_time_of_a_clients_command() -> None:
     server = server_of(records)
     assert server["nodes"][OTHER]["role"] == "replica"
     assert [server["times"][name]["calls"] for name in ("SET", "GET")] == [100, 100]
+
+
+def test_rows_of_several_templates_have_the_time_of_their_command() -> None:
+    mix = (Command(command="GET __key__", name="lookup"), Command(command="CLIENT INFO"), Command(command="GET k"))
+    the_plan = msgspec.structs.replace(plan(), workload=Workload(commands=mix))
+    rows = {"get": CommandTime(50, 100), "client|info": CommandTime(10, 70), "client|setinfo": CommandTime(5, 5)}
+    service = {name: command(histogram(1000)) for name in ("lookup", "CLIENT", "GET")}
+    records = [
+        opened(the_plan, ["a1"]),
+        described(Reading.BEFORE, 1, commands={}),
+        accepted("a1", 0, interval(0, service)),
+        described(Reading.AFTER, 10**10, commands=rows),
+    ]
+    times = server_of(records)["times"]
+    assert {name: (time["calls"], time["server_us"]) for name, time in times.items()} == {
+        "lookup": (50, 2.0),
+        "CLIENT": (10, 7.0),
+        "GET": (50, 2.0),
+    }
 
 
 def test_what_a_server_refused_is_unavailable_and_its_reason_is_named_once() -> None:
