@@ -72,7 +72,7 @@ def test_the_summary_has_its_promised_keys() -> None:
 def test_the_summary_has_its_promised_values() -> None:
     summary = as_json()
     assert summary["run"]["outcome"] == "completed"
-    assert summary["verdict"] == {"level": "trusted", "reasons": []}
+    assert summary["verdict"] == {"level": "trusted", "reasons": [], "notes": []}
     assert {agent["state"] for agent in summary["agents"]} == {"finished"}
     assert summary["ledger"]["unaccounted"] == 0
 
