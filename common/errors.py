@@ -6,6 +6,8 @@ written anyway. Messages are one line: what was found, where, and what would be 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -59,3 +61,14 @@ class InvalidResultError(StampedeError):
     """The run ended, but its numbers cannot be trusted."""
 
     exit_code = 7
+
+
+@contextmanager
+def named(subject: str) -> Iterator[None]:
+    """Errors begin with their subject, such as "scenario main"; "" changes nothing."""
+    try:
+        yield
+    except StampedeError as error:
+        if not subject:
+            raise
+        raise type(error)(f"{subject}: {error}") from error

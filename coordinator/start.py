@@ -13,8 +13,8 @@ Problems with the target, the token or the address are found before any agent st
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -23,10 +23,10 @@ import msgspec
 from rich.console import Console
 
 from common.clock import monotonic_ns
-from common.errors import EXIT_OK, InvalidResultError, PlanError, UsageError
+from common.errors import EXIT_OK, InvalidResultError, UsageError, named
 from common.machine import open_files_limit, this_host
 from common.plan.loading.secrets import secret_variables, with_secrets_of
-from common.plan.scenarios import MAIN, ScenarioPlan, map_targets, scenario_plans, targets_of
+from common.plan.scenarios import map_targets, scenario_plans, scenario_subject, target_subject, targets_of
 from common.plan.schema import CleanUp, Plan
 from common.program.signals import Signals, caught_signals
 from common.program.standard_streams import explained
@@ -142,9 +142,12 @@ def run_plan(plan: Plan, options: StartOptions, folder: RunFolder, stderr: Conso
             known = _with_urls(folder.aggregate.opened.plan, {name: each.url for name, each in facts.items()})
             plan = with_secrets_of(known, plan)
         else:
-            facts = {name: probe(target) for name, target in targets_of(plan).items()}
+            facts = {}
+            for name, target in targets_of(plan).items():
+                with named(target_subject(name)):
+                    facts[name] = probe(target)
             for scenario in scenario_plans(plan):
-                with _named(scenario):
+                with named(scenario_subject(plan, scenario)):
                     check_commands(scenario.plan)
             facts = _prepare_targets(plan, facts, _discard_message if options.quiet else partial(say, stderr))
         # Before the sockets are opened: a KeyboardInterrupt during their creation would leave a socket open, and
@@ -202,27 +205,19 @@ def _known_facts(opened: RunOpened) -> dict[str, TargetFacts]:
     return {name: opened.targets.get(name, opened.target) for name in targets_of(opened.plan)}
 
 
-@contextmanager
-def _named(scenario: ScenarioPlan) -> Iterator[None]:
-    """Errors name the scenario, if the plan has several."""
-    try:
-        yield
-    except PlanError as error:
-        prefix = "" if scenario.name == MAIN else f"scenario {scenario.name}: "
-        raise PlanError(f"{prefix}{error}") from error
-
-
 def _prepare_targets(
     plan: Plan, facts: Mapping[str, TargetFacts], show_progress: Callable[[str], None]
 ) -> dict[str, TargetFacts]:
     """Flush and set up the targets, before any agent is waited for. Returns their facts afterwards."""
     prepared = dict(facts)
     scenarios = scenario_plans(plan)
-    flushed = {each.target for each in scenarios if each.plan.workload.flush_before}
+    flushed = dict.fromkeys(each.target for each in scenarios if each.plan.workload.flush_before)
     for name in flushed:
-        show_progress(f"flushed {counted(flush(targets_of(plan)[name]), 'key')} of {facts[name].url}")
+        with named(target_subject(name)):
+            show_progress(f"flushed {counted(flush(targets_of(plan)[name]), 'key')} of {facts[name].url}")
     for scenario in scenarios:
-        calls = set_up(scenario.plan, show_progress)
+        with named(scenario_subject(plan, scenario)):
+            calls = set_up(scenario.plan, show_progress)
         if calls:
             show_progress(f"setup: {counted(calls, 'call')}")
         if calls or scenario.target in flushed:

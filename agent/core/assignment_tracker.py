@@ -207,7 +207,9 @@ class AssignmentTracker:
         state = self._processes[process]
         state.lost = True
         how = "was killed as it did not end" if exit_code is None else f"ended with exit code {exit_code}"
-        reason = f"worker process {process} {how}" + (f": {state.reason}" if state.reason else "")
+        assignment = self.assignments[process]
+        of = f" of scenario {assignment.scenario}" if assignment.scenarios > 1 else ""
+        reason = f"worker process {process}{of} {how}" + (f": {state.reason}" if state.reason else "")
         return WorkerLost(process=process, exit_code=exit_code, reason=reason)
 
     def take_report(self, period: int | None = None) -> Report | None:

@@ -106,10 +106,10 @@ def _serve(pipe: Pipe) -> None:
             _run_load(pipe, run, order.assignment)
         finally:
             run.close()
-    except TargetError as error:
-        pipe.send(Failed(kind=FailureKind.TARGET, reason=str(error)))
     except StampedeError as error:
-        pipe.send(Failed(kind=FailureKind.AGENT, reason=str(error)))
+        kind = FailureKind.TARGET if isinstance(error, TargetError) else FailureKind.AGENT
+        of = f"scenario {order.assignment.scenario}: " if order.assignment.scenarios > 1 else ""
+        pipe.send(Failed(kind=kind, reason=f"{of}{error}"))
     except _Stopped:
         pipe.send(_NOTHING_DONE)
     except _Fenced:

@@ -190,6 +190,16 @@ def targets_of(plan: Plan) -> dict[str, Target]:
     return {each.target: plan.targets[each.target] if each.target else plan.target for each in plan.scenarios}
 
 
+def scenario_subject(plan: Plan, scenario: ScenarioPlan) -> str:
+    """How errors name a scenario; "" in a plan without `scenarios`."""
+    return f"scenario {scenario.name}" if plan.scenarios else ""
+
+
+def target_subject(name: str) -> str:
+    """How errors name a target of `targets`; "" for the plan's own."""
+    return f"targets.{name}" if name else ""
+
+
 def map_targets(plan: Plan, change: Callable[[str, Target], Target]) -> Plan:
     """The plan with each of its targets changed. change: from (name, target); the name is "" for the plan's own."""
     targets = {name: change(name, target) for name, target in plan.targets.items()}

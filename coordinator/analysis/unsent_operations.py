@@ -110,7 +110,8 @@ def _kind(group: Pools) -> str:
 
 
 def _target_lost(run: Aggregate, _: _TimeSpent) -> str:
-    loss = target_loss(run, run.duration_s, run.readings.get(Reading.AFTER))
+    name = run.scenario.target if run.scenario is not None else ""
+    loss = target_loss([run], run.duration_s, run.readings.get(Reading.AFTER), name)
     return loss.sentence if loss is not None else ""
 
 

@@ -49,7 +49,7 @@ class OutcomeTracker:
             self.add_problem(agent_id, f"agent {agent_id} ended early: {final.reason}")
 
     def outcome(self, members: Sequence[Member], tolerate_lost: int, target_lost: str = "") -> tuple[Outcome, str, int]:
-        """(outcome, reason, exit code); the reason is "" for a run that went as planned. target_lost: the sentence of
+        """(outcome, reason, exit code); the reason is "" for a run that went as planned. target_lost: the sentences of
         `coordinator.analysis.target_loss`, or "".
 
         If there are several causes, the first decides the exit code: interrupted, target given up or lost, agents lost.

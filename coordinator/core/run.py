@@ -14,7 +14,7 @@ from common.errors import EXIT_INTERRUPTED, EXIT_OK, FleetError, TargetError
 from common.plan.scenarios import cleans_up
 from common.protocol.messages import AgentState, Envelope, Heartbeat, MetricsFrame, Stop
 from common.units import NS_PER_S, listed
-from coordinator.analysis.target_loss import target_loss
+from coordinator.analysis.target_loss import target_losses
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.core.actions import (
     Action,
@@ -476,9 +476,9 @@ class Run:
         members = self.state.registry.taking_part()
         load_s = duration_s(members, self.state.t0_ns)
         after = self._counted_after or self._written.readings.get(Reading.AFTER)
-        loss = target_loss(self._written, load_s, after)
+        lost = "; ".join(loss.sentence for loss in target_losses(self._written, load_s, after))
         tolerate_lost = self.state.setup.plan.fleet.tolerate_lost
-        outcome, text, code = self.state.outcome_tracker.outcome(members, tolerate_lost, loss.sentence if loss else "")
+        outcome, text, code = self.state.outcome_tracker.outcome(members, tolerate_lost, lost)
         self._exit_code = code
         tallies = self._written.agents
         silent = [member for member in members if member.final is None and member.agent_id in tallies]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from common.metrics.histogram import Histogram
@@ -13,6 +13,8 @@ from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.totals.tallies import Second
 
 SECONDS_SHOWN = 8
+WAITING, RUNNING, ENDED = "waiting", "running", "ended"
+"""States of a scenario."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +89,27 @@ class LiveStage:
 @dataclass(frozen=True, slots=True)
 class LiveScenario:
     """One scenario of several. state: waiting, running or ended. begin_s: when it starts. stage: "" if it has one leg.
-    wanted_per_s: at this moment; None in a closed loop. last: its last complete second; None unless it runs. The rest
-    is without the warmup."""
+    wanted_per_s: at this moment; None in a closed loop. rows: its share of the rows of the snapshot, by second, while
+    its load lasts. The rest is without the warmup."""
 
     name: str
     state: str
     begin_s: float
     stage: str
     wanted_per_s: float | None
-    last: LiveSecond | None
+    rows: Mapping[int, LiveSecond]
     operations: int
     errors: int
     unsent: int
+
+    @property
+    def last(self) -> LiveSecond | None:
+        """Its last complete second; None unless it runs."""
+        return self.rows[max(self.rows)] if self.rows and self.state == RUNNING else None
+
+    def state_in(self, second: int) -> str:
+        """Its state in a second of the run without a row."""
+        return WAITING if second + 1 <= self.begin_s else ENDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +182,15 @@ def build_snapshot(
         fractions.append(1 - left_requests / requests)
     shown = ShownSeconds(aggregate, stopped_s)
     newest = seconds.get(max(seconds, default=-1))
+    rows = tuple(_row(shown, number, aggregate) for number in shown.complete[-SECONDS_SHOWN:])
+    corrected = tuple(_row(shown, number, aggregate) for number in shown.corrected)
+    drawn = sorted({row.second for row in (*rows, *corrected)})
     return LiveSnapshot(
         elapsed_s=elapsed_s,
         left_s=left_s,
         left_requests=left_requests,
         fraction=max(fractions, default=None),
-        rows=tuple(_row(shown, number, aggregate) for number in shown.complete[-SECONDS_SHOWN:]),
+        rows=rows,
         operations=operations,
         ok=ok,
         errors=operations - ok,
@@ -187,9 +201,9 @@ def build_snapshot(
         agents=tuple(agents),
         stage=None if aggregate.parts else _stage_now(aggregate.timeline, elapsed_s),
         open_loop=any(leg.is_open for leg in aggregate.timeline.legs),
-        corrected=tuple(_row(shown, number, aggregate) for number in shown.corrected),
+        corrected=corrected,
         standing_by=standing_by,
-        scenarios=tuple(_scenario(part, elapsed_s, stopped_s) for part in aggregate.parts),
+        scenarios=tuple(_scenario(part, elapsed_s, stopped_s, drawn) for part in aggregate.parts),
         until_stopped=any(part.opened.plan.load.runs_until_stopped for part in aggregate.scenarios if part.opened),
         servers=_servers(aggregate),
     )
@@ -221,12 +235,13 @@ def _requests(aggregate: Aggregate) -> int | None:
     return sum(known) if len(known) == len(wanted) else None
 
 
-def _scenario(part: Aggregate, elapsed_s: float, stopped_s: float | None) -> LiveScenario:
+def _scenario(part: Aggregate, elapsed_s: float, stopped_s: float | None, drawn: Iterable[int]) -> LiveScenario:
     shown = ShownSeconds(part, stopped_s)
-    rows = [number for number in shown.complete if not shown.row(number).drains]
-    begin_s, end_s = part.timeline.legs[0].begin_ns / NS_PER_S, part.timeline.end_ns and part.timeline.end_ns / NS_PER_S
-    has_ended = part.closed is not None or (end_s is not None and elapsed_s >= end_s)
-    state = "waiting" if elapsed_s < begin_s else "ended" if has_ended else "running"
+    begin_s = part.timeline.legs[0].begin_ns / NS_PER_S
+    known = frozenset(shown.numbers)
+    numbers = [number for number in drawn if number in known and number + 1 > begin_s]
+    rows = {number: _row(shown, number, part) for number in numbers if not shown.row(number).drains}
+    state = WAITING if elapsed_s < begin_s else ENDED if _has_ended(part, elapsed_s) else RUNNING
     offset_ns = round(max(elapsed_s, 0.0) * NS_PER_S)
     leg = part.timeline.legs[part.timeline.at(offset_ns)]
     measured = part.measured_stages
@@ -235,12 +250,18 @@ def _scenario(part: Aggregate, elapsed_s: float, stopped_s: float | None) -> Liv
         state=state,
         begin_s=begin_s,
         stage="" if part.timeline.has_one_leg else leg.name,
-        wanted_per_s=leg.rate_at(offset_ns) if state == "running" else None,
-        last=_row(shown, rows[-1], part) if rows and state == "running" else None,
+        wanted_per_s=leg.rate_at(offset_ns) if state == RUNNING else None,
+        rows=rows,
         operations=sum(stage.operations for stage in measured),
         errors=sum(stage.errors for stage in measured),
         unsent=sum(stage.unsent for stage in measured),
     )
+
+
+def _has_ended(part: Aggregate, elapsed_s: float) -> bool:
+    end_ns, requests = part.timeline.end_ns, part.opened.plan.load.requests if part.opened else None
+    done = requests is not None and sum(stage.operations for stage in part.measured_stages) >= requests
+    return part.closed is not None or done or (end_ns is not None and elapsed_s >= end_ns / NS_PER_S)
 
 
 def _stage_now(timeline: Timeline, elapsed_s: float) -> LiveStage | None:

@@ -163,15 +163,15 @@ def _plain_second(row: LiveSecond, snapshot: LiveSnapshot, corrected: str = "") 
     alive = sum(agent.alive for agent in snapshot.agents)
     parts += [counted(snapshot.connections_open, "connection"), f"{alive}/{counted(len(snapshot.agents), 'agent')}"]
     parts += [f"{snapshot.standing_by} standing by"] if snapshot.standing_by else []
-    parts += [f"{each.name} {_scenario_part(each)}" for each in snapshot.scenarios]
+    parts += [f"{each.name} {_scenario_part(each, row.second)}" for each in snapshot.scenarios]
     return f"second {row.second}{stage}{corrected}: {', '.join(parts)}"
 
 
-def _scenario_part(scenario: LiveScenario) -> str:
-    """A scenario in a log line: its state, or the rate and the p99 of its last second."""
-    row = scenario.last
+def _scenario_part(scenario: LiveScenario, second: int) -> str:
+    """A scenario in the log line of a second: the rate and the p99, or its state."""
+    row = scenario.rows.get(second)
     if row is None:
-        return scenario.state
+        return scenario.state_in(second)
     latency = row.response or row.service
     return f"{row.ops_per_s:,}/s" + ("" if latency is None else f" p99 {ms(latency.p99_us)} ms")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from common.commands import COMMANDS
-from common.errors import PlanError, TargetError
+from common.errors import PlanError, TargetError, named
 from common.plan.open_files import REMEDY, USUAL_FILES, needed, shortage
 from common.plan.planned_commands import is_cluster, plan_templates, sample_calls, sample_calls_around_load
-from common.plan.scenarios import scenario_plans
+from common.plan.scenarios import scenario_plans, target_subject
 from common.plan.schema import Plan
 from common.plan.schema.target_url import TargetKind
 from common.plan.value_sizes import mean_value_bytes
@@ -105,11 +105,16 @@ def check(plan: Plan, ceiling: int) -> CheckReport:
 
 
 def check_scenarios(dealt: DealtPlan) -> list[CheckLine]:
-    """Check the target of each scenario."""
-    lines = []
-    for scenario, ceiling in zip(scenario_plans(dealt.plan), dealt.connection_ceilings, strict=True):
+    """Check the target of each scenario. It must allow the connections of all scenarios that use it."""
+    scenarios, lines = scenario_plans(dealt.plan), []
+    ceilings = Counter[str]()
+    for scenario, ceiling in zip(scenarios, dealt.connection_ceilings, strict=True):
+        ceilings[scenario.target] += ceiling
+    for scenario in scenarios:
         name = scenario.name if dealt.plan.scenarios else ""
-        lines += [replace(line, scenario=name) for line in check(scenario.plan, ceiling).lines]
+        with named(target_subject(scenario.target)):
+            report = check(scenario.plan, ceilings[scenario.target])
+        lines += [replace(line, scenario=name) for line in report.lines]
     return lines
 
 

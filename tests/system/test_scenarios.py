@@ -6,7 +6,7 @@ import csv
 import io
 from pathlib import Path
 
-from tests.support.runs import Fleet
+from tests.support.runs import Fleet, free_port
 from tests.support.servers import Server
 from tests.support.shapes import Group
 
@@ -60,6 +60,59 @@ def test_three_scenarios_on_two_targets_are_accounted_for_to_the_last_operation(
     }
     assert by_scenario == {"reports": 4001, "later": 300}
     assert valkey.client().dbsize() == 0
+
+
+TWO_TARGETS = """
+targets:
+  eu: {{url: "{eu}"}}
+  us: {{url: "{us}"}}
+load: {{duration: 6s, rate: 200/s}}
+scenarios:
+  - {{name: here, target: eu}}
+  - {{name: there, target: us, {more}}}
+"""
+
+
+def test_a_lost_target_is_named_and_decides_the_exit_code_although_other_scenarios_go_on(
+    fleet: Fleet, valkey: Server, unix_server: Group, tmp_path: Path
+) -> None:
+    plan = tmp_path / "two.yaml"
+    plan.write_text(TWO_TARGETS.format(eu=unix_server.url, us=valkey.url, more="start: 0s"))
+    coordinator = fleet.coordinator(str(plan), "--local-agents", "1")
+    fleet.until_loading()
+    valkey.kill()
+    ended = fleet.end(coordinator)
+    assert ended.code == 4, ended.finished.stderr
+    assert "coordinator: the target us was lost in second " in ended.finished.stderr
+    here, there = ended.summary["scenarios"]
+    assert (here["errors"], here["ledger"]["unaccounted"]) == ({}, 0)
+    assert there["errors"]
+    assert ended.summary["run"]["outcome"] == "degraded"
+
+
+def test_errors_before_the_load_name_the_target_or_the_scenario(
+    fleet: Fleet, valkey: Server, unix_server: Group, tmp_path: Path
+) -> None:
+    plan = tmp_path / "two.yaml"
+    client = valkey.client()
+    client.set("hash", "x")
+    client.set("stampede:3", "x")
+
+    def said(more: str, us: str = valkey.url) -> str:
+        plan.write_text(TWO_TARGETS.format(eu=unix_server.url, us=us, more=more))
+        finished = fleet.coordinator(str(plan), "--local-agents", "1").wait()
+        assert finished.returncode != 0
+        return finished.stderr.splitlines()[-1]
+
+    assert said("start: 0s", f"redis://127.0.0.1:{free_port()}").startswith("coordinator: targets.us: target 127.0.0.1")
+    unknown = said("workload: {commands: [{command: FOO.BAR __key__}]}")
+    assert unknown.startswith("coordinator: scenario there: workload: the target does not know")
+    setup = said("workload: {setup: [HSET hash a b], commands: [{command: GET}]}")
+    assert setup.startswith("coordinator: scenario there: target")
+    assert "refused the setup" in setup
+    preload = said("workload: {preload: [{command: HSET __key__ a b}], commands: [{command: HGET __key__ a}]}")
+    assert "scenario there: target" in preload
+    assert "refused the preload" in preload
 
 
 def test_a_probe_runs_in_a_process_of_its_own_beside_the_load(fleet: Fleet, valkey: Server) -> None:

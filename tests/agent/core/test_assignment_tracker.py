@@ -93,6 +93,13 @@ def test_a_dead_process_does_not_delay_the_others_and_its_reports_count() -> Non
     assert (final.counted, final.issued, final.processes_lost, final.drained) == (7, 7, 2, True)
 
 
+def test_the_reason_of_a_lost_process_names_its_scenario_if_there_are_several() -> None:
+    probe = msgspec.structs.replace(assignment(), scenario="probe", scenarios=2)
+    lost = AssignmentTracker.of((probe,), 1).exited(0, -9)
+    assert lost is not None
+    assert lost.reason == "worker process 0 of scenario probe ended with exit code -9"
+
+
 def test_a_process_is_lost_once() -> None:
     two = share()
     lost = two.exited(0, 3)

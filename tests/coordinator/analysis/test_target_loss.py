@@ -4,9 +4,14 @@ import msgspec
 import pytest
 
 from common.metrics.histogram import EMPTY
-from coordinator.analysis.target_loss import target_loss
+from common.metrics.intervals import CommandMetrics
+from common.plan.schema import Load, Scenario, Target
+from common.protocol.messages import PoolShare
+from common.units import Seconds
+from coordinator.analysis.target_loss import target_losses
 from coordinator.analysis.totals.aggregate import fold
-from coordinator.journal.records import AnyRecord, CountersRead, Reading, RunOpened
+from coordinator.journal.records import AnyRecord, CountersRead, Reading, RunOpened, TargetFacts
+from tests.support import records as made
 from tests.support.records import accepted, command, histogram, interval, opened, reading
 
 ANSWERS = reading(Reading.AFTER, {})
@@ -35,8 +40,8 @@ def sentence(
         more = {name: value for name, value in counts.items() if name != "ok"}
         parts.append(interval(number, {"GET": command(done or EMPTY, **more)}))
     records: list[AnyRecord] = [first, reading(Reading.BEFORE, {}), accepted("a1", 0, *parts)]
-    loss = target_loss(fold(records), float(len(seconds)) if load_s is None else load_s, after)
-    return loss.sentence if loss else ""
+    losses = target_losses(fold(records), float(len(seconds)) if load_s is None else load_s, after)
+    return "; ".join(loss.sentence for loss in losses)
 
 
 LOST = "the target was lost in second 3 of 10 and did not come back: "
@@ -121,4 +126,59 @@ def test_a_target_whose_counters_could_never_be_read_is_not_lost() -> None:
     run.apply(
         accepted("a1", 0, interval(0, {"GET": command(histogram(1))}), interval(1, {"GET": command(EMPTY, **DEAD)}))
     )
-    assert target_loss(run, 2.0, GONE) is None
+    assert target_losses(run, 2.0, GONE) == []
+
+
+DONE_GET, DEAD_GET = command(histogram(*[1000] * 9)), command(EMPTY, failures={"ConnectionError": 9})
+
+
+def losses_of_two(
+    eu: list[CommandMetrics], us: list[CommandMetrics], *, after: dict[str, CountersRead], us_s: float = 10.0
+) -> list[str]:
+    """How a run of 10 s lost its targets; each has a scenario, of which these are the seconds."""
+    alone = made.plan()
+    scenarios = tuple(
+        Scenario(name=f"of-{target}", target=target, workload=alone.workload, load=Load(duration_s=Seconds(length_s)))
+        for target, length_s in (("eu", 10.0), ("us", us_s))
+    )
+    targets = {name: Target(url=f"redis://{name}:6379") for name in ("eu", "us")}
+    first = opened(msgspec.structs.replace(alone, scenarios=scenarios, targets=targets), ["a1"])
+    pools = tuple(PoolShare(group=0, number=at, first_thread=0, scenario=at) for at in range(2))
+    facts = {name: TargetFacts(url=each.url, topology="standalone", server="x") for name, each in targets.items()}
+    first = msgspec.structs.replace(
+        first,
+        agents=(msgspec.structs.replace(first.agents[0], pools=pools),),
+        targets=facts,
+        threads=(1, 1),
+        connection_ceilings=(1, 1),
+    )
+    parts = [
+        interval(number, {"GET": metrics}, stage=stage)
+        for stage, seconds in enumerate((eu, us))
+        for number, metrics in enumerate(seconds)
+    ]
+    run = fold([first, reading(Reading.BEFORE, {}), accepted("a1", 0, *parts)])
+    read = msgspec.structs.replace(next(iter(after.values())), targets=after)
+    return [loss.sentence for loss in target_losses(run, 10.0, read)]
+
+
+def test_a_lost_target_is_seen_although_the_scenarios_of_other_targets_go_on() -> None:
+    found = losses_of_two([DONE_GET] * 10, [*[DONE_GET] * 4, *[DEAD_GET] * 6], after={"eu": ANSWERS, "us": GONE})
+    assert found == ["the target us was lost in second 3 of 10 and did not come back: ConnectionError 54"]
+
+
+def test_each_lost_target_is_named() -> None:
+    seconds = [*[DONE_GET] * 4, *[DEAD_GET] * 6]
+    found = losses_of_two(seconds, seconds, after={"eu": GONE, "us": GONE})
+    assert [text.partition(" was")[0] for text in found] == ["the target eu", "the target us"]
+
+
+def test_a_target_that_hangs_until_the_end_of_its_own_scenario_is_lost_although_others_go_on_longer() -> None:
+    found = losses_of_two(
+        [DONE_GET] * 10, [*[DONE_GET] * 2, *[DEAD_GET] * 4], after={"eu": ANSWERS, "us": ANSWERS}, us_s=6.0
+    )
+    assert found == ["the target us was lost in second 1 of 6 and did not come back: ConnectionError 36"]
+
+
+def test_a_target_whose_scenarios_had_ended_before_it_went_away_is_not_lost() -> None:
+    assert losses_of_two([DONE_GET] * 10, [DONE_GET] * 4, after={"eu": ANSWERS, "us": GONE}, us_s=4.0) == []

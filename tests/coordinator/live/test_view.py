@@ -8,8 +8,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from common.plan.schema import Load
+from common.units import Count
 from coordinator.analysis.totals.aggregate import fold
-from coordinator.journal.records import NodeDescribed, NodeSilent
+from coordinator.journal.records import NodeDescribed, NodeSilent, RunClosed, RunOpened
 from coordinator.live.snapshot import LiveAgent, LiveSnapshot, build_snapshot
 from coordinator.live.view import LiveView, PlainView, QuietView, TerminalView, open_live
 from tests.support.records import (
@@ -25,6 +27,7 @@ from tests.support.records import (
     staged_plan,
     watched,
 )
+from tests.support.scenarios import two
 from tests.support.server_records import with_servers
 from tests.support.stages import stage
 
@@ -339,3 +342,22 @@ def test_a_low_terminal_shows_fewer_seconds_and_all_agents() -> None:
     assert [sum(line.startswith(f"  {n} ") for line in shown[24].splitlines() for n in range(8))] == [8]
     assert [sum(line.startswith(f"  {n} ") for line in shown[16].splitlines() for n in range(8))] == [6]
     assert all("6.4 s ago" in text for text in shown.values())
+
+
+def test_a_log_line_has_the_figures_of_each_scenario_in_this_second_and_not_in_a_later_one() -> None:
+    console = pipe()
+    PlainView(console).update(build_snapshot(fold(two()), [], 3.0))
+    first, second = written(console).splitlines()
+    assert first.endswith("reads 5/s p99 0.001 ms, writes waiting")
+    assert second.endswith("reads 5/s p99 0.001 ms, writes 7/s p99 0.001 ms")
+
+
+def test_a_scenario_has_ended_when_its_requests_are_done() -> None:
+    run = [record for record in two() if not isinstance(record, RunClosed)]
+    first = run[0]
+    assert isinstance(first, RunOpened)
+    reads, writes = first.plan.scenarios
+    counted = msgspec.structs.replace(writes, load=Load(requests=Count(7)))
+    run[0] = msgspec.structs.replace(first, plan=msgspec.structs.replace(first.plan, scenarios=(reads, counted)))
+    shown = build_snapshot(fold(run), [], 1.99)
+    assert [(each.name, each.state) for each in shown.scenarios] == [("reads", "running"), ("writes", "ended")]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from common.plan.schema import (
@@ -14,6 +15,7 @@ from common.plan.schema import (
     Plan,
     Pools,
     Preload,
+    Scenario,
     Script,
     Target,
     Then,
@@ -25,7 +27,7 @@ from common.units import Bytes, Count
 from coordinator.core.dealt_plan import assign
 from coordinator.plan_view import expected_agents
 from coordinator.servers import check as checking
-from coordinator.servers.check import CheckLine, CheckReport, check, check_files
+from coordinator.servers.check import CheckLine, CheckReport, check, check_files, check_scenarios
 from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.plans import plan_for
 from tests.support.runs import wait_until
@@ -69,6 +71,19 @@ def test_more_connections_than_maxclients_allows_are_not_ok(valkey: Server, ceil
     found = line(check(plan_for(Target(url=valkey.url)), ceiling), "connections")
     assert (found.ok, "49 of 51 free" in found.text) == (ok, True)
     assert ok or "raise maxclients" in found.text
+
+
+def test_the_connections_of_all_scenarios_on_a_target_must_be_allowed_together(valkey: Server) -> None:
+    valkey.client().config_set("maxclients", 100)
+    alone = plan_for(Target(url=valkey.url))
+    half = Pools(client_pools=Count(1), client_instances_per_pool=Count(1), max_connections=Count(60))
+    scenarios = tuple(Scenario(name=name, pools=(half,), workload=alone.workload) for name in ("a", "b"))
+    dealt = assign(msgspec.structs.replace(alone, scenarios=scenarios), expected_agents(alone, 1))
+    found = [each for each in check_scenarios(dealt) if each.name == "connections"]
+    assert [(each.scenario, each.ok, each.text.partition(",")[0]) for each in found] == [
+        ("a", False, "up to 120 wanted"),
+        ("b", False, "up to 120 wanted"),
+    ]
 
 
 @pytest.mark.parametrize(("command", "ok"), [("SET", False), ("GETSET __key__ __data__", False), ("GET", True)])
