@@ -107,8 +107,11 @@ class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
     connections that were not open at any time, by cause of the last failed attempt; reported once, when the run is
     over. drops: unexpected disconnects, by cause. reconnects: connections opened again after a drop; reconnect: how
     long each took in ns, from the drop to the end of the handshake. retries: commands and connects that the retry
-    policy repeated. redirects: commands that a cluster node did not execute, by its error reply ("MOVED", "ASK",
-    "TRYAGAIN", "CLUSTERDOWN"). topology_refreshes: how often a cluster client changed its slot map. open_peak: most
+    policy repeated. connect: how long each successful connect took in ns, handshake included; connect_tcp,
+    connect_tls, connect_handshake: its parts, as far as redis-py shows them (see `ConnectTimes`). tls_handshakes: TLS
+    handshakes that succeeded. maintenance: notifications received, by kind ("MOVING", "SMIGRATED", ...). redirects:
+    commands that a cluster node did not execute, by its error reply ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN").
+    topology_refreshes: how often a cluster client changed its slot map. open_peak: most
     connections open at one time during the interval. wanted: connections that were open or being opened at any moment
     of the interval, with the wire driver all its connections; 0 if an agent's release does not report it.
     """
@@ -120,6 +123,12 @@ class ConnectionMetrics(Metrics, frozen=True, kw_only=True):
     drops: dict[str, Tally] = {}
     reconnects: Tally = 0
     reconnect: Histogram = EMPTY
+    connect: Histogram = EMPTY
+    connect_tcp: Histogram = EMPTY
+    connect_tls: Histogram = EMPTY
+    connect_handshake: Histogram = EMPTY
+    tls_handshakes: Tally = 0
+    maintenance: dict[str, Tally] = {}
     retries: Tally = 0
     redirects: dict[str, Tally] = {}
     topology_refreshes: Tally = 0
@@ -291,7 +300,9 @@ def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
     """Every histogram of an interval that is not `EMPTY`."""
     found = [interval.generator.loop_lag]
     for pool in interval.pools.values():
-        found += (pool.checkout_wait, pool.send_lag, pool.connections.reconnect, pool.deliveries.latency)
+        events = pool.connections
+        found += (pool.checkout_wait, pool.send_lag, events.reconnect, pool.deliveries.latency)
+        found += (events.connect, events.connect_tcp, events.connect_tls, events.connect_handshake)
         for by_name in (pool.commands, pool.primaries, pool.replicas):
             for command in by_name.values():
                 found += (command.service, command.response, command.failed)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from redis.cluster import LoadBalancingStrategy
 from redis.driver_info import DriverInfo
-from redis.maint_notifications import MaintNotificationsConfig
+from redis.maint_notifications import EndpointType, MaintNotificationsConfig
 
 from common.errors import PlanError
 from common.plan import schema
@@ -40,7 +40,7 @@ def connection_arguments(target: schema.Target) -> dict[str, Any]:
         "password": address.password,
         **_name_arguments(target),
         "health_check_interval": float(target.health_check_interval_s),
-        "maint_notifications_config": MaintNotificationsConfig(enabled=_maintenance(target)),
+        "maint_notifications_config": _maintenance(target),
     }
 
 
@@ -85,9 +85,20 @@ _MAINTENANCE: dict[schema.Maintenance, Any] = {
 }
 
 
-def _maintenance(target: schema.Target) -> Any:
-    # Notifications are push messages, which protocol 2 does not have. redis-py refuses "auto" with protocol 2.
-    return False if target.protocol < 3 else _MAINTENANCE[target.maintenance]
+_UNCHANGED_TIMEOUT = -1
+"""For redis-py: do not relax the timeouts."""
+
+
+def _maintenance(target: schema.Target) -> MaintNotificationsConfig:
+    if target.protocol < 3:
+        # Notifications are push messages, which protocol 2 does not have. redis-py refuses "auto" with protocol 2.
+        return MaintNotificationsConfig(enabled=False)
+    is_auto = target.endpoint_type is schema.EndpointType.AUTO
+    return MaintNotificationsConfig(
+        enabled=_MAINTENANCE[target.maintenance],
+        relaxed_timeout=float(target.relaxed_timeout_s) or _UNCHANGED_TIMEOUT,
+        endpoint_type=None if is_auto else EndpointType(target.endpoint_type.value),
+    )
 
 
 _STRATEGIES: dict[schema.ReadFrom, LoadBalancingStrategy | None] = {

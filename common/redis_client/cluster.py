@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import redis
 from redis.cluster import ClusterNode, ClusterPipeline
@@ -32,11 +33,13 @@ from common.plan.schema.address_map import AddressMap
 from common.redis_client.address import address_of, cluster_arguments, connection_arguments, server_name
 from common.redis_client.connections.connection_tracking import ClusterTracker, ConnectionEvents
 from common.redis_client.connections.retry_policy import cluster_errors_of, observed_retry
-from common.redis_client.connections.thread_connections import ObservedNode, ObservedNodeTls
+from common.redis_client.connections.thread_connections import ObservedClusterNode, ObservedNode, ObservedNodeTls
 
 # Arguments that redis-py's cluster client does not pass to its connections, or refuses (clusters have databases only
 # since Valkey 9).
 _OF_THE_CLASS = ("health_check_interval", "db")
+
+OnMade: TypeAlias = Callable[[ObservedClusterNode], object]
 
 _LOST = (redis.ConnectionError, redis.TimeoutError)
 
@@ -64,23 +67,25 @@ class ClusterClient(redis.RedisCluster):
         cancellation: Cancellation,
     ) -> None:
         self._tracker = ClusterTracker(events, cancellation)
+        # redis-py forgets nodes that it asked for the topology only once, and leaves their connections open.
+        self._made_connections: weakref.WeakSet[ObservedClusterNode] = weakref.WeakSet()
         first, *others = address_of(target).hosts
         # redis-py adds the URL's node to this list.
-        self._first_nodes = [ClusterNode(host.name, host.port) for host in others]  # type: ignore[no-untyped-call]
+        first_nodes = [ClusterNode(host.name, host.port) for host in others]  # type: ignore[no-untyped-call]
         listeners: list[Any] = [_TopologyListener(self._tracker, self._note_nodes)]
         try:
             super().__init__(
                 # With any other scheme, redis-py would choose the connection class itself.
                 url=f"redis://{first.in_url}",
-                startup_nodes=self._first_nodes,
+                startup_nodes=first_nodes,
                 retry=observed_retry(target.retry, events, cancellation),
                 event_dispatcher=EventDispatcher({AfterSlotsCacheRefreshEvent: listeners}),
                 **pool_arguments,
                 **cluster_arguments(target),
-                **node_arguments(target, events, cancellation),
+                **node_arguments(target, events, cancellation, self._made_connections.add),
             )
         except BaseException:
-            self._disconnect(self._first_nodes)
+            self._disconnect_all()
             raise
         self._tracker.has_topology = True
         self._note_nodes()
@@ -151,15 +156,11 @@ class ClusterClient(redis.RedisCluster):
     def close(self) -> None:
         """Close all connections, also of the pools with our class, which redis-py does not close. Idempotent."""
         super().close()
-        nodes = getattr(self, "nodes_manager", None)
-        if nodes is not None:
-            self._disconnect([*nodes.nodes_cache.values(), *nodes.startup_nodes.values(), *self._first_nodes])
+        self._disconnect_all()
 
-    @staticmethod
-    def _disconnect(nodes: list[ClusterNode]) -> None:
-        for node in nodes:
-            if node.redis_connection is not None:
-                node.redis_connection.connection_pool.disconnect()
+    def _disconnect_all(self) -> None:
+        for connection in list(self._made_connections):
+            connection.disconnect()
 
     def _record_error_metric(self, error: Exception, *args: Any, **kwargs: Any) -> None:
         super()._record_error_metric(error, *args, **kwargs)
@@ -186,7 +187,7 @@ def _client_class(errors: tuple[type[Exception], ...]) -> type[ClusterClient]:
 
 
 def _connection_class(
-    target: schema.Target, events: ConnectionEvents, cancellation: Cancellation
+    target: schema.Target, events: ConnectionEvents, cancellation: Cancellation, made: OnMade
 ) -> type[ObservedNode | ObservedNodeTls]:
     """The class of one client's connections, bound to the arguments that redis-py would not pass on."""
     is_tls = address_of(target).tls
@@ -198,11 +199,14 @@ def _connection_class(
 
     def init(self: Any, **arguments: Any) -> None:
         base.__init__(self, **bound, **arguments)
+        made(self)
 
     return type(base.__name__, (base,), {"__init__": init})
 
 
-def node_arguments(target: schema.Target, events: ConnectionEvents, cancellation: Cancellation) -> dict[str, Any]:
-    """Arguments of every node's pool, except for host and port."""
+def node_arguments(
+    target: schema.Target, events: ConnectionEvents, cancellation: Cancellation, made: OnMade = lambda _: None
+) -> dict[str, Any]:
+    """Arguments of every node's pool, except for host and port. made: called with every new connection."""
     passed = {name: value for name, value in connection_arguments(target).items() if name not in _OF_THE_CLASS}
-    return {**passed, "connection_class": _connection_class(target, events, cancellation)}
+    return {**passed, "connection_class": _connection_class(target, events, cancellation, made)}

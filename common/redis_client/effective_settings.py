@@ -108,6 +108,7 @@ def _connection(connection: Any) -> dict[str, Any]:
         "socket_read_size": connection._socket_read_size,
         "health_check_interval": f"{connection.health_check_interval:g}s",
         "maintenance notifications": config.enabled if config else False,
+        **(_maintenance(config) if config and config.enabled else {}),
     }
     if hasattr(connection, "socket_keepalive"):
         options = {_KEEPALIVE.get(key, str(key)): value for key, value in connection.socket_keepalive_options.items()}
@@ -122,6 +123,15 @@ def _connection(connection: Any) -> dict[str, Any]:
             "ssl_min_version": getattr(connection, name) or "the default of Python's ssl",
         }
     return facts
+
+
+def _maintenance(config: Any) -> dict[str, Any]:
+    is_relaxed = config.is_relaxed_timeouts_enabled()
+    return {
+        "relaxed_timeout": f"{config.relaxed_timeout:g}s" if is_relaxed else "none: socket_timeout stays",
+        "endpoint_type": str(config.endpoint_type) if config.endpoint_type else "auto: as the URL names the server",
+        "proactive_reconnect": config.proactive_reconnect,
+    }
 
 
 _KEEPALIVE = {

@@ -24,9 +24,11 @@ from common.redis_client.clients import Client, build_client, node_pool, open_co
 from common.redis_client.cluster import ClusterClient
 from common.redis_client.connections.cluster_topology import SLOTS as SLOTS
 from common.redis_client.connections.connection_tracking import REDIRECTS, ConnectionEvents
+from common.redis_client.connections.maintenance import cancel_timers
 from common.redis_client.connections.retry_policy import observed_retry
 from common.redis_client.connections.thread_connections import Observed, ObservedClusterNode
 from common.redis_client.error_translation import TARGET_ERRORS
+from common.units import NS_PER_S
 
 SINGLE_NODE = ""
 """The node name of a target that is not a cluster."""
@@ -83,6 +85,11 @@ class WireConnection:
     def pushed(self, message: object) -> None:
         """Pass a push message to redis-py: it handles maintenance notifications."""
         self._connection._parser.handle_push_response(message)
+
+    @property
+    def timeout_ns(self) -> int:
+        """The longest wait for a reply at present: a notification may have relaxed it. 0 without a limit."""
+        return round((self._connection.socket_timeout or 0) * NS_PER_S)
 
     @property
     def wants_reconnect(self) -> bool:
@@ -170,6 +177,7 @@ class InstancePools:
         """Close all connections. Idempotent."""
         for pool in self._pools.values():
             pool.disconnect()
+        cancel_timers(self._pools.values())
         if self._client is not None:
             # The client also has the connections to Sentinels.
             self._client.close()

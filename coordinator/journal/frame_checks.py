@@ -173,7 +173,8 @@ class FrameLimits:
 
 def _problems_of_names(pool: PoolMetrics) -> Iterator[str]:
     connections = pool.connections
-    for causes in (connections.failed_by_cause, connections.never_opened, connections.drops, connections.redirects):
+    by_cause = (connections.failed_by_cause, connections.never_opened, connections.drops, connections.redirects)
+    for causes in (*by_cause, connections.maintenance):
         if causes:
             yield from _problems_of_classes(causes, "causes")
 

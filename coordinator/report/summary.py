@@ -47,6 +47,7 @@ from coordinator.report.summary_types import (
     AgentSummary,
     Bin,
     ConnectionsSummary,
+    ConnectTimesSummary,
     EndpointStats,
     GeneratorSummary,
     Latency,
@@ -449,6 +450,14 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> ConnectionsSummary:
         wanted=aggregate.peak_wanted,
         failed_by_cause=merge_counts(pool.failed_by_cause for pool in pools),
         never_opened=merge_counts(pool.never_opened for pool in pools),
+        connect_ms=ConnectTimesSummary(
+            total=quantiles(Histogram.merge(pool.connect for pool in pools), _MS),
+            tcp=quantiles(Histogram.merge(pool.connect_tcp for pool in pools), _MS),
+            tls=quantiles(Histogram.merge(pool.connect_tls for pool in pools), _MS),
+            handshake=quantiles(Histogram.merge(pool.connect_handshake for pool in pools), _MS),
+        ),
+        tls_handshakes=sum(pool.tls_handshakes for pool in pools),
+        maintenance=merge_counts(pool.maintenance for pool in pools),
     )
 
 

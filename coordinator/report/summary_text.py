@@ -27,6 +27,7 @@ from coordinator.report.printing import (
 from coordinator.report.server_text import server_rows, servers_table
 from coordinator.report.summary_types import (
     AgentSummary,
+    ConnectionsSummary,
     GeneratorSummary,
     PubSubSummary,
     Quantiles,
@@ -343,6 +344,8 @@ def _connections(summary: Summary) -> list[str]:
         f"{counted(connections.failed_attempts, 'failed attempt')}{_by_cause(connections.failed_by_cause)}, "
         f"{counted(connections.retries, 'retry')}",
     ]
+    if connections.connect_ms.total.count:
+        lines.append(f"connects took {_connect_times(connections)}")
     if never := sum(connections.never_opened.values()):
         wanted = "" if connections.wanted is None else f" of {connections.wanted:,} wanted"
         lines.append(f"{never:,}{wanted} never opened: {counts_by_name(connections.never_opened)}")
@@ -362,7 +365,20 @@ def _connections(summary: Summary) -> list[str]:
         lines.append(f"redirected by the cluster: {counts_by_name(connections.redirects)}")
     if connections.topology_refreshes:
         lines.append(f"{counted(connections.topology_refreshes, 'topology refresh')}")
+    if connections.maintenance:
+        lines.append(f"maintenance notifications: {counts_by_name(connections.maintenance)}")
     return lines
+
+
+def _connect_times(connections: ConnectionsSummary) -> str:
+    """Such as "1.2 ms (p50), 8.3 ms (p99); p50 of TCP 0.1 ms, TLS 0.9 ms, handshake 0.2 ms; 8 TLS handshakes"."""
+    times = connections.connect_ms
+    text = f"{times.total.p50:.1f} ms (p50), {times.total.p99:.1f} ms (p99), {times.total.max:.1f} ms (max)"
+    parts = [("TCP", times.tcp), ("TLS", times.tls), ("handshake", times.handshake)]
+    if shown := ", ".join(f"{name} {part.p50:.1f} ms" for name, part in parts if part.count):
+        text += f"; p50 of {shown}"
+    handshakes = connections.tls_handshakes
+    return text + (f"; {counted(handshakes, 'TLS handshake')}" if handshakes else "")
 
 
 def _by_cause(counts: dict[str, int]) -> str:

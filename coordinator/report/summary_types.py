@@ -207,12 +207,24 @@ class StageSummary(SummaryPart, frozen=True, kw_only=True):
     errors: dict[str, int]
 
 
+class ConnectTimesSummary(SummaryPart, frozen=True, kw_only=True):
+    """How long successful connects took, and their parts; a part that was never seen has no values. tcp: with the
+    lookup of the name. tls: with the reading of certificates. handshake: the commands that prepare a connection.
+    redis.asyncio opens TCP and TLS in one call, so its TLS connections have neither part."""
+
+    total: Quantiles
+    tcp: Quantiles
+    tls: Quantiles
+    handshake: Quantiles
+
+
 class ConnectionsSummary(SummaryPart, frozen=True, kw_only=True):
     """TCP connections of the whole fleet, over the whole run.
 
     wanted: most connections that were open or being opened in any second, with the wire driver all its connections;
     None if an agent's release does not report it. failed_by_cause: failed attempts by cause. never_opened: wanted
     connections that were not open at any time, by cause of the last failed attempt.
+    tls_handshakes: succeeded. maintenance: notifications received, by kind.
     redirects, topology_refreshes: of a cluster, by kind of redirection. server_clients_...: the server's own count,
     None where it was not read.
     """
@@ -232,6 +244,9 @@ class ConnectionsSummary(SummaryPart, frozen=True, kw_only=True):
     wanted: int | None
     failed_by_cause: dict[str, int]
     never_opened: dict[str, int]
+    connect_ms: ConnectTimesSummary
+    tls_handshakes: int
+    maintenance: dict[str, int]
 
 
 class PubSubSummary(SummaryPart, frozen=True, kw_only=True):

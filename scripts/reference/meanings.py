@@ -175,6 +175,12 @@ SUMMARY: dict[str, dict[str, str]] = {
         "replaced_by": "the agent that took the share over; empty for none",
         "replaced_at_s": "when the share was taken over; null for never",
     },
+    "ConnectTimes": {
+        "total": "from the beginning of the attempt to the end of the handshake",
+        "tcp": "until the TCP connection or the Unix socket was open, name lookup included",
+        "tls": "TLS handshake, with the reading of certificates, which redis-py does for each connection",
+        "handshake": "commands with which redis-py prepares a connection: HELLO, AUTH, CLIENT, SELECT",
+    },
     "Connections": {
         "ceiling": "most connections that the plan allows",
         "peak_open": "most connections open at once",
@@ -191,6 +197,9 @@ SUMMARY: dict[str, dict[str, str]] = {
         "wanted": "most connections that were open or being opened in one second",
         "failed_by_cause": "failed connects, by cause",
         "never_opened": "wanted connections that never opened, by the cause of the last failure",
+        "connect_ms": "how long successful connects took, in milliseconds, without failed attempts and backoffs",
+        "tls_handshakes": "successful TLS handshakes",
+        "maintenance": "maintenance notifications that servers sent, by kind",
     },
     "PubSub": {
         "expected": "deliveries that the server announced in its replies to PUBLISH",

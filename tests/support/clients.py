@@ -9,14 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
+from agent.worker.metrics.connection_events import EventKind
 from agent.worker.metrics.endpoints import Endpoints
 from common.cancellation import Cancellation
 from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client import NO_ENDPOINT, Client, build_client
+from common.redis_client.connections.connection_tracking import ConnectTimes
 from common.units import Seconds
 
 QUICK = Seconds(0.2)
 NoFiles: TypeAlias = Callable[[], AbstractContextManager[None]]
+
+DURING_CONNECT = (EventKind.TRIED, EventKind.TLS_OPENED, EventKind.CONNECTED)
+"""Events before a connection is open, which most tests do not count."""
 
 
 @contextmanager
@@ -41,6 +46,9 @@ class Events:
         self.tries: list[int | None] = []
         self.endpoints, self.endpoint = Endpoints(), NO_ENDPOINT
         self.batch: list[int] = []
+        self.times: list[ConnectTimes] = []
+        self.tls_handshakes = 0
+        self.notifications: list[str] = []
 
     def number(self) -> int | None:
         self.made += 1
@@ -48,6 +56,15 @@ class Events:
 
     def tried(self, at_ns: int, which: int | None) -> None:  # noqa: ARG002
         self.tries.append(which)
+
+    def connected(self, at_ns: int, times: ConnectTimes) -> None:  # noqa: ARG002
+        self.times.append(times)
+
+    def tls_opened(self, at_ns: int) -> None:  # noqa: ARG002
+        self.tls_handshakes += 1
+
+    def notified(self, at_ns: int, kind: str) -> None:  # noqa: ARG002
+        self.notifications.append(kind)
 
     def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:  # noqa: ARG002
         self.seen.append(("opened", None if lost_ns is None else at_ns - lost_ns))

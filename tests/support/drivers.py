@@ -18,7 +18,7 @@ from common.redis_client.wire_connections import PENDING, WOULD_BLOCK, InstanceP
 KEYS = tuple(f"key:{number}" for number in range(12))
 """Keys of all three primaries of a cluster."""
 
-Reach = Callable[[Target], list[Any]]
+Reach = Callable[..., list[Any]]
 
 
 def by_client(target: Target, events: ConnectionEvents | None = None) -> list[Any]:

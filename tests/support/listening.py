@@ -18,6 +18,7 @@ from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.pubsub_header import HEADER_BYTES, HeaderReader, HeaderWriter
 from common.redis_client import build_client
 from common.redis_client.async_clients import build_async_client, close_async_client, open_async_client
+from tests.support.clients import DURING_CONNECT
 from tests.support.runs import wait_until
 
 QUICK = Retry(retries=3, backoff=BackoffKind.NONE)
@@ -68,7 +69,7 @@ class Listening:
 
     def events(self) -> list[EventKind]:
         """Connection events since the last call."""
-        return [kind for _, kind, *_ in self.log.take() if kind is not EventKind.TRIED]
+        return [kind for _, kind, *_ in self.log.take() if kind not in DURING_CONNECT]
 
     def ends(self) -> None:
         """Wait for its end."""

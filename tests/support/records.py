@@ -96,12 +96,14 @@ def interval(
     redirects: dict[str, int] | None = None,
     failed_by_cause: dict[str, int] | None = None,
     never_opened: dict[str, int] | None = None,
+    connects: ConnectionMetrics | None = None,
     **more: int,
 ) -> IntervalMetrics:
     """One second of the pool "main"; `open_peak`, `wanted` (by default as many), `retries`, `redirects`,
-    `topology_refreshes`, `failed_by_cause` and `never_opened` go to its connections."""
+    `topology_refreshes`, `failed_by_cause` and `never_opened` go to its connections. connects: their other fields."""
     open_peak = more.pop("open_peak", 2)
-    connections = ConnectionMetrics(
+    connections = msgspec.structs.replace(
+        connects or ConnectionMetrics(),
         open_peak=open_peak,
         wanted=more.pop("wanted", open_peak),
         failed_attempts=sum((failed_by_cause or {}).values()),

@@ -144,6 +144,11 @@ class FakeLink(WireConnection):
         self.closed = 0
         self.pushed_messages: list[object] = []
         self.must_reconnect = False
+        self.relaxed_ns = 0
+
+    @property
+    def timeout_ns(self) -> int:
+        return self.relaxed_ns
 
     def open(self) -> Any:
         self.sock = FakeSocket()

@@ -10,14 +10,16 @@ from __future__ import annotations
 import enum
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import numpy as np
 
 from agent.worker.metrics.endpoints import Endpoints
-from common.metrics.histogram import Histogram
+from common.metrics.histogram import EMPTY, Histogram
 from common.metrics.intervals import PENDING, ConnectionMetrics, merge_counts
 from common.redis_client import NO_ENDPOINT
+from common.redis_client.connections.connection_tracking import ConnectTimes
 
 _NUMBERS = itertools.count()
 
@@ -31,6 +33,9 @@ class EventKind(enum.Enum):
     """What can happen to a connection. The comment names the event's detail, if it has one."""
 
     TRIED = "tried"
+    CONNECTED = "connected"  # its ConnectTimes; comes just before OPENED
+    TLS_OPENED = "TLS opened"
+    NOTIFIED = "notified"  # the kind of the maintenance notification
     OPENED = "opened"  # when the previous connection was dropped, or None
     ATTEMPT_FAILED = "attempt failed"  # its cause
     DROPPED = "dropped"  # its cause
@@ -44,7 +49,7 @@ class EventKind(enum.Enum):
     LINK_FAILED = "link failed"  # its cause
 
 
-ConnectionEvent: TypeAlias = tuple[int, EventKind, int | str | None, int | None]
+ConnectionEvent: TypeAlias = tuple[int, EventKind, int | str | ConnectTimes | None, int | None]
 """(monotonic ns, kind, detail, number of the connection or the link)."""
 
 
@@ -68,6 +73,15 @@ class EventLog:
 
     def tried(self, at_ns: int, which: int | None) -> None:
         self._events.append((at_ns, EventKind.TRIED, None, which))
+
+    def connected(self, at_ns: int, times: ConnectTimes) -> None:
+        self._events.append((at_ns, EventKind.CONNECTED, times, None))
+
+    def tls_opened(self, at_ns: int) -> None:
+        self._events.append((at_ns, EventKind.TLS_OPENED, None, None))
+
+    def notified(self, at_ns: int, kind: str) -> None:
+        self._events.append((at_ns, EventKind.NOTIFIED, kind, None))
 
     def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:
         self._events.append((at_ns, EventKind.OPENED, lost_ns, which))
@@ -162,13 +176,20 @@ class ConnectionTally:
         reconnects = [
             at_ns - detail for at_ns, kind, detail, _ in events if kind is EventKind.OPENED and isinstance(detail, int)
         ]
+        times = [detail for _, _, detail, _ in events if isinstance(detail, ConnectTimes)]
         return ConnectionMetrics(
             opened=kinds[EventKind.OPENED],
             failed_attempts=kinds[EventKind.ATTEMPT_FAILED],
             failed_by_cause=failed_by_cause,
             drops=_by_detail(events, EventKind.DROPPED),
             reconnects=len(reconnects),
-            reconnect=Histogram.from_values(np.array(reconnects, dtype=np.int64)),
+            reconnect=_histogram(reconnects),
+            connect=_histogram(each.total_ns for each in times),
+            connect_tcp=_histogram(each.tcp_ns for each in times),
+            connect_tls=_histogram(each.tls_ns for each in times),
+            connect_handshake=_histogram(each.handshake_ns for each in times),
+            tls_handshakes=kinds[EventKind.TLS_OPENED],
+            maintenance=_by_detail(events, EventKind.NOTIFIED),
             retries=kinds[EventKind.RETRIED],
             redirects=_by_detail(events, EventKind.REDIRECTED),
             topology_refreshes=kinds[EventKind.TOPOLOGY_REFRESHED],
@@ -208,6 +229,12 @@ class ConnectionTally:
         count = len(self._wanted)
         self._wanted -= leaving
         return count
+
+
+def _histogram(values_ns: Iterable[int | None]) -> Histogram:
+    """The histogram of the values that are known."""
+    known = [value_ns for value_ns in values_ns if value_ns is not None]
+    return Histogram.from_values(np.array(known, dtype=np.int64)) if known else EMPTY
 
 
 def _by_detail(events: list[ConnectionEvent], wanted: EventKind) -> dict[str, int]:

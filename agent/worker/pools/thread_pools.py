@@ -16,6 +16,7 @@ from common.cancellation import Cancellation
 from common.clock import MonotonicNs, monotonic_ns
 from common.plan.schema import Pools, Target
 from common.redis_client import Client, build_client, connects_when_built, tcp_pools
+from common.redis_client.connections.maintenance import cancel_timers
 
 
 class ClientInstance:
@@ -52,7 +53,9 @@ class ClientInstance:
     def close(self) -> None:
         """Close all connections. Idempotent."""
         if self._is_built:
+            pools = tcp_pools(self.client)
             self.client.close()
+            cancel_timers(pools)
 
 
 class _ThreadWaiter:

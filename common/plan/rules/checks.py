@@ -132,6 +132,10 @@ def _sections_fit_target(plan: Plan) -> Iterator[Finding]:
             ("target", "maintenance"),
             "expected off or auto with a unix socket, where redis-py has no notifications, got on",
         )
+    if target.maintenance is Maintenance.OFF:
+        for name in ("relaxed_timeout", "endpoint_type"):
+            if name in _changed_keys(target):
+                yield ("target", name), "expected maintenance on or auto, got off; use --maintenance auto"
 
 
 def _tcp_pools_exist(plan: Plan) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from common.plan.schema.scenario import Scenario as Scenario
 from common.plan.schema.target import BackoffKind as BackoffKind
 from common.plan.schema.target import Cluster as Cluster
 from common.plan.schema.target import Embedded as Embedded
+from common.plan.schema.target import EndpointType as EndpointType
 from common.plan.schema.target import Keepalive as Keepalive
 from common.plan.schema.target import Maintenance as Maintenance
 from common.plan.schema.target import ReadFrom as ReadFrom

@@ -63,6 +63,18 @@ class Maintenance(enum.Enum):
     AUTO = "auto"
 
 
+class EndpointType(enum.Enum):
+    """The form in which a MOVING notification names the new server: an address or a host name, for clients inside or
+    outside the network; NONE: not at all. AUTO: as the URL names the server, inside for a private address."""
+
+    AUTO = "auto"
+    INTERNAL_IP = "internal-ip"
+    INTERNAL_FQDN = "internal-fqdn"
+    EXTERNAL_IP = "external-ip"
+    EXTERNAL_FQDN = "external-fqdn"
+    NONE = "none"
+
+
 class ReadFrom(enum.Enum):
     """Which nodes of a cluster get commands that only read: the primary of the slot; all nodes of the slot in turn; its
     replicas in turn; any node at random; any replica at random."""
@@ -272,6 +284,23 @@ class Target(Section, frozen=True, kw_only=True):
             help="maintenance notifications: none, required, or where the server has them",
         ),
     ] = Maintenance.OFF
+    relaxed_timeout_s: Annotated[
+        Seconds,
+        setting(
+            "--relaxed-timeout",
+            heading=CLIENT,
+            help="socket timeout while a server announces maintenance; 0 leaves the timeout as it is",
+        ),
+    ] = field(default=Seconds(10.0), name="relaxed_timeout")
+    endpoint_type: Annotated[
+        EndpointType,
+        setting(
+            "--endpoint-type",
+            heading=CLIENT,
+            metavar="TYPE",
+            help="how a maintenance notification names the server to move to: {choices}",
+        ),
+    ] = EndpointType.AUTO
     server_stats_s: Annotated[
         SecondsOrOff,
         setting("--server-stats", help="how often the coordinator reads INFO of every server during the load, or off"),

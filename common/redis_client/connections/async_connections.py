@@ -16,6 +16,7 @@ from common.cancellation import Cancellation
 from common.plan.schema.address_map import AddressMap
 from common.redis_client.connections.cluster_topology import AnnouncedAddresses
 from common.redis_client.connections.connection_tracking import ConnectionEvents, ConnectionTracker, checked_handshake
+from common.redis_client.connections.maintenance import report_notifications
 
 _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 
@@ -29,14 +30,16 @@ class AsyncObserved(AbstractConnection):
     ) -> None:
         self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced)
         super().__init__(**arguments)
+        report_notifications(self, self._tracker.notified)
 
     async def _connect(self) -> None:
+        self._tracker.socket_begins()
         try:
             await super()._connect()  # type: ignore[safe-super, no-untyped-call]
         except OSError as error:  # a timeout among them
             self._tracker.socket_failed(error)
             raise
-        self._tracker.socket_opened()
+        self._tracker.socket_opened(with_tls=isinstance(self, SSLConnection))
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         with checked_handshake(self):

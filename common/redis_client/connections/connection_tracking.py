@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import redis
 from redis.exceptions import AskError
@@ -24,6 +24,22 @@ REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 
 NO_ENDPOINT = -1
 """The number of no server."""
+
+
+class ConnectTimes(NamedTuple):
+    """How long a successful connect took, in ns: the attempt that succeeded, without earlier attempts and backoffs.
+
+    total_ns: from the beginning of the attempt to the end of the handshake. tcp_ns: until the TCP connection or the
+    Unix socket was open, name lookup included. tls_ns: the TLS handshake, with the reading of certificates, which
+    redis-py does for each connection. Both are None where there is no such part, and where redis-py does not show the
+    parts: redis.asyncio opens TCP and TLS in one call. handshake_ns: the commands with which redis-py prepares a
+    connection: HELLO, AUTH, CLIENT, SELECT.
+    """
+
+    total_ns: int
+    tcp_ns: int | None
+    tls_ns: int | None
+    handshake_ns: int
 
 
 class ConnectionEvents(Protocol):
@@ -43,6 +59,15 @@ class ConnectionEvents(Protocol):
 
     def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None:
         """The connection is open, handshake included. lost_ns: when it was dropped before; None for a first connect."""
+
+    def connected(self, at_ns: int, times: ConnectTimes) -> None:
+        """A connect has succeeded; reported just before `opened`."""
+
+    def tls_opened(self, at_ns: int) -> None:
+        """A TLS handshake has succeeded."""
+
+    def notified(self, at_ns: int, kind: str) -> None:
+        """The server has sent a maintenance notification. kind: see `maintenance.KINDS`."""
 
     def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None:
         """A connect or its handshake failed. cause: see `attempt_cause`."""
@@ -83,6 +108,9 @@ class Unobserved:
     def number(self) -> int | None: ...
     def tried(self, at_ns: int, which: int | None) -> None: ...
     def opened(self, at_ns: int, lost_ns: int | None, which: int | None) -> None: ...
+    def connected(self, at_ns: int, times: ConnectTimes) -> None: ...
+    def tls_opened(self, at_ns: int) -> None: ...
+    def notified(self, at_ns: int, kind: str) -> None: ...
     def attempt_failed(self, at_ns: int, cause: str, which: int | None) -> None: ...
     def dropped(self, at_ns: int, cause: str, which: int | None) -> None: ...
     def closed(self, at_ns: int, which: int | None) -> None: ...
@@ -100,8 +128,9 @@ class Unobserved:
 class ConnectionTracker:
     """Reports the events of one redis-py connection.
 
-    An attempt is `begin`, then `socket_opened` or `socket_failed`, then `opened` or `failed`. Every open connection
-    ends with `closing`. is_announced: its address is not from the plan; a cluster or Sentinels announced it.
+    An attempt is `begin`, then `socket_begins`, with TLS `tls_begins`, then `socket_opened` or `socket_failed`, then
+    `opened` or `failed`. Every open connection ends with `closing`. is_announced: its address is not from the plan; a
+    cluster or Sentinels announced it.
     """
 
     def __init__(self, events: ConnectionEvents, cancellation: Cancellation, *, is_announced: bool) -> None:
@@ -114,6 +143,9 @@ class ConnectionTracker:
         self._lost_ns: int | None = None
         self._endpoint = NO_ENDPOINT
         self._is_connecting = False
+        self._began_ns = self._socket_ns = 0
+        self._tls_began_ns: int | None = None
+        self._is_split = True
 
     def begin(self, connection: Any) -> None:
         """An attempt to connect begins."""
@@ -133,9 +165,27 @@ class ConnectionTracker:
         if not self._is_connecting:
             self._events.endpoint = self._endpoint
 
-    def socket_opened(self) -> None:
-        """There is a socket; the handshake follows."""
+    def socket_begins(self) -> None:
+        """The socket is about to be opened, perhaps again after a backoff."""
+        self._began_ns = monotonic_ns()
+        self._tls_began_ns = None
+
+    def tls_begins(self) -> None:
+        """TCP is connected, and the TLS handshake is about to begin."""
+        self._tls_began_ns = monotonic_ns()
+
+    def socket_opened(self, *, with_tls: bool = False) -> None:
+        """There is a socket; the handshake follows. with_tls: one call has opened TCP and TLS, so nothing has called
+        `tls_begins`."""
         self._has_socket = True
+        self._socket_ns = monotonic_ns()
+        self._is_split = not with_tls
+        if with_tls or self._tls_began_ns is not None:
+            self._events.tls_opened(self._socket_ns)
+
+    def notified(self, kind: str) -> None:
+        """The server has sent a maintenance notification."""
+        self._events.notified(monotonic_ns(), kind)
 
     def socket_failed(self, error: OSError) -> None:
         """There is no socket, because of this error."""
@@ -155,10 +205,18 @@ class ConnectionTracker:
 
     def opened(self) -> None:
         """The connection is open, handshake included."""
-        self._events.opened(monotonic_ns(), self._lost_ns, self._number)
+        now_ns = monotonic_ns()
+        self._events.connected(now_ns, self._times(now_ns))
+        self._events.opened(now_ns, self._lost_ns, self._number)
         self._is_open = True
         self._is_connecting = False
         self._lost_ns = None
+
+    def _times(self, now_ns: int) -> ConnectTimes:
+        tls_began_ns = self._tls_began_ns
+        tcp_ns = (tls_began_ns or self._socket_ns) - self._began_ns if self._is_split else None
+        tls_ns = None if tls_began_ns is None else self._socket_ns - tls_began_ns
+        return ConnectTimes(now_ns - self._began_ns, tcp_ns, tls_ns, now_ns - self._socket_ns)
 
     def closing(self, error: BaseException | None, is_loss: Callable[[BaseException], bool]) -> None:
         """The connection is about to be closed, while `error` is handled. is_loss: whether this error means that this

@@ -26,6 +26,7 @@ from common.redis_client.connections.connection_tracking import (
     ConnectionTracker,
     checked_handshake,
 )
+from common.redis_client.connections.maintenance import report_notifications
 
 
 class Observed(AbstractConnection):
@@ -37,9 +38,11 @@ class Observed(AbstractConnection):
     ) -> None:
         self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced)
         super().__init__(**arguments)
+        report_notifications(self, self._tracker.notified)
 
     def _connect(self) -> socket.socket:
         self._tracker.cancellation.check()
+        self._tracker.socket_begins()
         try:
             sock: socket.socket = super()._connect()  # type: ignore[safe-super, no-untyped-call]
         except OSError as error:
@@ -108,6 +111,7 @@ class _CancellableTls(SSLConnection):
             # Python's ssl detaches the socket during the handshake, so a duplicate is watched.
             with sock.dup() as duplicate:
                 self._tracker.cancellation.watch(duplicate)
+                self._tracker.tls_begins()
                 return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
         except CutShort:
             # redis-py closes the socket only after errors of the target.

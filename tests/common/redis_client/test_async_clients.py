@@ -25,6 +25,7 @@ from common.redis_client.async_clients import (
 from common.redis_client.async_cluster import AsyncClusterClient
 from common.redis_client.error_translation import failure_of
 from common.units import Seconds
+from tests.support.clients import DURING_CONNECT
 from tests.support.loops import OthersTurn
 from tests.support.servers import Server, SocketServer
 
@@ -51,7 +52,7 @@ class Client:
 
     @property
     def seen(self) -> list[ConnectionEvent]:
-        self._seen += [event for event in self.log.take() if event[1] is not EventKind.TRIED]
+        self._seen += [event for event in self.log.take() if event[1] not in DURING_CONNECT]
         return self._seen
 
     @property

@@ -16,6 +16,7 @@ from common.plan.schema import BackoffKind, Pools, Retry, Target
 from common.redis_client.async_clients import build_async_client, close_async_client
 from common.redis_client.async_pubsub import AsyncSubscribedConnection, AsyncSubscribedConnections
 from common.redis_client.pubsub import MESSAGE, Channel, Received
+from tests.support.clients import DURING_CONNECT
 from tests.support.loops import OthersTurn
 from tests.support.runs import calls, connections, wait_until
 from tests.support.servers import Server
@@ -79,7 +80,7 @@ class Watched:
         return found
 
     def events(self) -> list[EventKind]:
-        return [kind for _, kind, *_ in self.log.take() if kind is not EventKind.TRIED]
+        return [kind for _, kind, *_ in self.log.take() if kind not in DURING_CONNECT]
 
     async def ended(self) -> None:
         await asyncio.wait_for(asyncio.gather(*self.tasks), 5)

@@ -10,6 +10,7 @@ from common.plan.schema import (
     BackoffKind,
     Cluster,
     Driver,
+    EndpointType,
     Keepalive,
     Maintenance,
     Pools,
@@ -105,6 +106,19 @@ def test_tls_shows_what_is_verified() -> None:
 @pytest.mark.parametrize(("maintenance", "shown"), [("off", "off"), ("on", "on"), ("auto", "auto")])
 def test_maintenance_notifications_are_as_the_plan_says(maintenance: str, shown: str) -> None:
     assert settings(maintenance=Maintenance(maintenance))["maintenance notifications"] == shown
+
+
+def test_relaxed_timeout_and_endpoint_type_are_those_of_the_plan() -> None:
+    shown = ("relaxed_timeout", "endpoint_type", "proactive_reconnect")
+    found = settings(maintenance=Maintenance.AUTO)
+    assert [found[name] for name in shown] == ["10s", "auto: as the URL names the server", "on"]
+    found = settings(
+        maintenance=Maintenance.ON, relaxed_timeout_s=Seconds(2.5), endpoint_type=EndpointType.EXTERNAL_FQDN
+    )
+    assert [found[name] for name in shown] == ["2.5s", "external-fqdn", "on"]
+    found = settings(maintenance=Maintenance.ON, relaxed_timeout_s=Seconds(0))
+    assert found["relaxed_timeout"] == "none: socket_timeout stays"
+    assert not set(shown) & settings().keys()
 
 
 def test_notifications_that_protocol_2_cannot_carry_are_off() -> None:

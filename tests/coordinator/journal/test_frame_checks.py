@@ -113,6 +113,14 @@ def test_frames_that_fit_the_share_of_an_agent_are_accepted(intervals: list[Inte
             of_pool(PoolMetrics(connections=ConnectionMetrics(failed_by_cause=counts(MAX_NAMES + 1)))),
             "expected at most 64 kinds of causes, got 65",
         ),
+        (
+            of_pool(PoolMetrics(connections=ConnectionMetrics(maintenance=counts(MAX_NAMES + 1)))),
+            "expected at most 64 kinds of causes, got 65",
+        ),
+        (
+            of_pool(PoolMetrics(connections=ConnectionMetrics(connect_tls=TOO_MANY))),
+            "expected at most 68719476736 values",
+        ),
         (msgspec.structs.replace(interval(0), issued=MOST_VALUES + 1), "expected at most 68,719,476,736 operations"),
         (of_command(CommandMetrics(service=TOO_MANY)), "expected at most 68719476736 values of a kind"),
         (with_seconds(SecondMetrics(number=2, ok=2, issued=2)), "seconds within 0..1"),

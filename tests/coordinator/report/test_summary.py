@@ -42,7 +42,7 @@ PROMISED: dict[str, set[str]] = {
     "totals": STATS,
     "checkout_wait_us": Q,
     "connections": {"ceiling", "peak_open", "opened", "failed_attempts", "drops", "reconnects", "reconnect_ms"}
-    | {"wanted", "failed_by_cause", "never_opened"},
+    | {"wanted", "failed_by_cause", "never_opened", "connect_ms", "tls_handshakes", "maintenance"},
     "ledger": {"issued", "counted", "server_calls", "unaccounted"},
     "verdict": {"level", "reasons"},
 }
@@ -65,6 +65,8 @@ def test_the_summary_has_its_promised_keys() -> None:
     assert summary["totals"]["latency_us"].keys() >= {"service", "response"}
     assert summary["totals"]["latency_us"]["service"].keys() == Q
     assert summary["connections"]["reconnect_ms"].keys() == Q
+    assert summary["connections"]["connect_ms"].keys() == {"total", "tcp", "tls", "handshake"}
+    assert all(part.keys() == Q for part in summary["connections"]["connect_ms"].values())
     assert all(agent.keys() >= AGENT for agent in summary["agents"])
     assert summary["errors"] == {}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import msgspec
 from rich.console import Console
 
-from common.metrics.intervals import DeliveryMetrics, GeneratorDelays, IntervalMetrics, PoolMetrics
+from common.metrics.intervals import ConnectionMetrics, DeliveryMetrics, GeneratorDelays, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Pools, Ramp, Workload
 from common.units import NS_PER_S
 from coordinator.analysis.totals.aggregate import fold
@@ -80,6 +80,22 @@ def test_unopened_connections_have_their_causes() -> None:
     part = interval(0, {"GET": command(histogram(9))}, open_peak=30, wanted=100, never_opened=causes)
     report = text([opened(agents=["a1"]), accepted("a1", 0, part), noted("a1", 1), closed()], width=200)
     assert "70 of 100 wanted never opened: maxclients 60, timeout 10" in report
+
+
+def test_connects_have_their_times_and_parts_and_notifications_their_kinds() -> None:
+    ms = 1_000_000
+    tcp = ConnectionMetrics(connect=histogram(2 * ms), connect_tcp=histogram(ms), connect_handshake=histogram(ms))
+    tls = ConnectionMetrics(connect=histogram(9 * ms), connect_tls=histogram(5 * ms), tls_handshakes=1)
+    notified = ConnectionMetrics(maintenance={"MOVING": 1, "MIGRATING": 3})
+    shown = {}
+    for name, connects in {"tcp": tcp, "tls": tls, "notified": notified}.items():
+        part = interval(0, {"GET": command(histogram(9))}, connects=connects)
+        shown[name] = text([opened(agents=["a1"]), accepted("a1", 0, part), noted("a1", 1), closed()], width=200)
+    assert "connects took 2.0 ms (p50), 2.0 ms (p99), 2.0 ms (max); p50 of TCP 1.0 ms, handshake 1.0 ms" in shown["tcp"]
+    assert "9.0 ms (max); p50 of TLS 5.0 ms; 1 TLS handshake" in shown["tls"]
+    assert "maintenance notifications: MIGRATING 3, MOVING 1" in shown["notified"]
+    assert "connects took" not in shown["notified"]
+    assert "maintenance" not in shown["tcp"]
 
 
 def test_failed_attempts_have_their_causes() -> None:

@@ -17,7 +17,7 @@ from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
 from agent.worker.drivers.wire.poller import READ, WRITE, WatchedFiles
 from agent.worker.drivers.wire.requests import Batch, RequestQueue
 from agent.worker.metrics.rows import NONE
-from agent.worker.pacing.pacer import Turn
+from agent.worker.pacing.pacer import NEVER_NS, Turn
 from common.clock import monotonic_ns
 from common.redis_client import NO_ENDPOINT
 from common.redis_client.wire_connections import ASKING, PENDING, WOULD_BLOCK, WireConnection, is_push, socket_error
@@ -223,6 +223,13 @@ class BatchConnection:
     def last_reply_ns(self) -> int:
         """When the last part of the replies came; before the first one, when the batch was sent."""
         return max((at_ns for at_ns, _ in self.marks), default=self.begun_ns)
+
+    def is_overdue(self, now_ns: int, timeout_ns: int) -> bool:
+        """Whether a reply has not come in time. timeout_ns: of the plan; a maintenance notification may have relaxed
+        it for this connection."""
+        if self.batch is None or (waited_ns := now_ns - self.last_reply_ns) <= timeout_ns:
+            return False
+        return not self.has_pushes or not self.is_open or waited_ns > (self.link.timeout_ns or NEVER_NS)
 
     def send(self, batch: Batch, begun_ns: int, *, is_steady: bool = False) -> None:
         """Send a batch."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from agent.worker.metrics.connection_events import ConnectionTally, EventKind, EventLog
 from common.metrics.intervals import ConnectionMetrics
+from common.redis_client.connections.connection_tracking import ConnectTimes
 
 A, B, C = 101, 102, 103
 """Numbers of connections."""
@@ -152,3 +153,22 @@ def test_a_late_event_does_not_change_the_number_of_wanted_connections() -> None
     log.tried(1, A)
     assert fold.add_up(log.take(), is_late=True).wanted == 0
     assert second_of(fold, log) == (1, 0)
+
+
+def test_connects_are_measured_by_part_and_a_part_that_is_not_known_has_no_value() -> None:
+    log = EventLog()
+    log.tls_opened(3)
+    log.connected(5, ConnectTimes(total_ns=900, tcp_ns=100, tls_ns=500, handshake_ns=300))
+    log.connected(9, ConnectTimes(total_ns=700, tcp_ns=None, tls_ns=None, handshake_ns=200))
+    metrics = ConnectionTally().add_up(log.take(), is_late=False)
+    histograms = (metrics.connect, metrics.connect_tcp, metrics.connect_tls, metrics.connect_handshake)
+    assert [(each.count, each.minimum) for each in histograms] == [(2, 700), (1, 100), (1, 500), (2, 200)]
+    assert (metrics.tls_handshakes, metrics.opened) == (1, 0)
+
+
+def test_notifications_add_up_by_kind() -> None:
+    log = EventLog()
+    for at_ns, kind in enumerate(("MOVING", "MIGRATING", "MOVING")):
+        log.notified(at_ns, kind)
+    metrics = ConnectionTally().add_up(log.take(), is_late=False)
+    assert metrics == ConnectionMetrics(maintenance={"MOVING": 2, "MIGRATING": 1})

@@ -247,3 +247,16 @@ def test_a_reopened_connection_keeps_nothing_of_its_last_batch() -> None:
     assert stage.sock().commands() == [[b"GET", b"key"]] * 2
     stage.receive(A * 2)
     assert stage.metrics().commands["GET"].ok == 2
+
+
+def test_a_relaxed_timeout_counts_until_the_maintenance_is_over() -> None:
+    stage = WireStage(has_pushes=True, timeout_ns=100 * MS)
+    stage.begin()
+    connection = stage.connection()
+    connection.link.relaxed_ns = 1000 * MS  # type: ignore[attr-defined]
+    stage.check(after_ns=500 * MS)
+    assert connection.is_open
+    stage.receive(A)
+    connection.link.relaxed_ns = 100 * MS  # type: ignore[attr-defined]
+    stage.check(after_ns=101 * MS)
+    assert [str(error) for error in stage.lost()] == ["Timeout reading from socket"]
