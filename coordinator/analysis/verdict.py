@@ -115,15 +115,28 @@ def _findings_of_scenarios(run: Aggregate) -> list[tuple[Level, str]]:
         if is_shared:
             stages = tuple(stage for part in scenarios for stage in evidence[part.name].stages)
             of_servers.append(Evidence(scenarios[0], target_ledgers(run)[target], stages))
+    waiting = [part.name for part in run.parts if _was_waiting(part)]
+    if len(waiting) == len(run.parts):
+        waiting = []  # nothing was measured at all
     findings: list[tuple[Level, str]] = []
     for level, rule in RULES:
-        reasons = {name: tuple(rule(each)) for name, each in evidence.items()}
+        reasons = {
+            name: () if rule is _nothing_done and name in waiting else tuple(rule(each))
+            for name, each in evidence.items()
+        }
         common = _in_all(list(reasons.values()))
         named = [f"{name}: {each}" for name, found in reasons.items() for each in found if each not in common]
         of_server = [reason for each in of_servers if rule in _SERVER_RULES for reason in rule(each)]
         findings += [(level, reason) for reason in (*common, *named, *of_server)]
     findings += [(Level.SUSPECT, reason) for reason in preload_mismatch(run)]
+    findings += [(Level.SUSPECT, f"{name}: The load was stopped before this scenario began.") for name in waiting]
     return findings
+
+
+def _was_waiting(part: Aggregate) -> bool:
+    """Whether the load was stopped before this scenario began."""
+    stop, started = part.load_stop, part.started
+    return stop is not None and started is not None and stop.at_ns - started.t0_ns < part.timeline.legs[0].begin_ns
 
 
 def _in_all(reasons: Sequence[tuple[str, ...]]) -> list[str]:

@@ -130,8 +130,12 @@ def endless_lines(plan: Plan) -> list[str]:
     endless = [each.name for each in scenario_plans(plan) if each.plan.load.runs_until_stopped]
     if not endless:
         return []
-    subject = f"the scenario {listed(endless)}" if plan.scenarios else "the load"
-    return [f"{subject} runs until it is stopped: Ctrl-C drains it and prints the report"]
+    subject, until = "the load runs", "it is stopped: Ctrl-C drains it"
+    if len(endless) > 1:
+        subject, until = f"the scenarios {listed(endless)} run", "they are stopped: Ctrl-C drains them"
+    elif plan.scenarios:
+        subject = f"the scenario {endless[0]} runs"
+    return [f"{subject} until {until} and prints the report"]
 
 
 def fewer_lines(setup: Setup, members: Sequence[Member]) -> list[str]:

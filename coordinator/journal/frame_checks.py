@@ -85,37 +85,44 @@ def _problem_of_seconds(interval: IntervalMetrics) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class FrameLimits:
-    """What the frames of one agent may contain. pools: their names. commands: the labels of their rows. has_endpoints:
-    a target of the plan has several servers; their names are not known beforehand. legs: how many all scenarios have.
-    end_ns: the planned end of the load, None if it has none."""
+class _LegNames:
+    """What the metrics of a leg may name. pools: those of the agent in the leg's scenario. commands: the labels of its
+    rows. has_endpoints: its target has several servers; their names are not known beforehand."""
 
     pools: frozenset[str]
     commands: frozenset[str]
     has_endpoints: bool
-    legs: int
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLimits:
+    """What the frames of one agent may contain. legs: the names of each leg, over all scenarios. end_ns: the planned
+    end of the load, None if it has none."""
+
+    legs: tuple[_LegNames, ...]
     end_ns: int | None
     drain_s: float
 
     @classmethod
     def from_plan(cls, plan: Plan, share: Iterable[PoolShare]) -> Self:
         """The limits for an agent with these pools."""
-        scenarios = scenario_plans(plan)
-        commands = (each for scenario in scenarios for each in planned_commands(scenario.plan.workload))
-        return cls(
-            pools=frozenset(scenarios[pool.scenario].plan.pools[pool.group].name for pool in share),
-            commands=frozenset(planned.label for planned in commands),
-            has_endpoints=any(has_endpoints(scenario.plan.target) for scenario in scenarios),
-            legs=scenarios[-1].legs.stop,
-            end_ns=load_end_ns(plan),
-            drain_s=float(plan.fleet.drain_s),
-        )
+        legs: list[_LegNames] = []
+        dealt = list(share)
+        for scenario in scenario_plans(plan):
+            own = (pool for pool in dealt if pool.scenario == scenario.number)
+            names = _LegNames(
+                pools=frozenset(scenario.plan.pools[pool.group].name for pool in own),
+                commands=frozenset(planned.label for planned in planned_commands(scenario.plan.workload)),
+                has_endpoints=has_endpoints(scenario.plan.target),
+            )
+            legs += [names] * len(scenario.legs)
+        return cls(legs=tuple(legs), end_ns=load_end_ns(plan), drain_s=float(plan.fleet.drain_s))
 
     def objection(self, frame: MetricsFrame, elapsed_ns: int | None) -> str:
         """Why no agent of this run with these pools can send this frame; "" if one can. elapsed_ns: since the start
         instant, None if that is not known."""
         try:
-            _check_frame(frame, self.legs)
+            _check_frame(frame, len(self.legs))
         except ProtocolError as error:
             return str(error)
         latest, most_frames = self._latest_second(elapsed_ns), self._most_frames(elapsed_ns)
@@ -126,7 +133,7 @@ class FrameLimits:
             return f"frame {frame.seq}: expected at most {most_frames:,} frames by now"
         if len(frame.intervals) > MAX_INTERVALS:
             return f"frame {frame.seq}: expected at most {MAX_INTERVALS} intervals, got {len(frame.intervals):,}"
-        problem = next((found for interval in frame.intervals for found in self._problems(interval)), "")
+        problem = next((found for each in frame.intervals for found in _problems(each, self.legs[each.stage])), "")
         return f"frame {frame.seq}: {problem}" if problem else ""
 
     def _latest_second(self, elapsed_ns: int | None) -> int:
@@ -139,36 +146,38 @@ class FrameLimits:
         seconds = LAST_SECOND if elapsed_ns is None else elapsed_ns // NS_PER_S
         return FRAMES_AT_ONCE + FRAMES_PER_S * seconds
 
-    def _problems(self, interval: IntervalMetrics) -> Iterator[str]:
-        if (strange := interval.pools.keys() - self.pools) or len(interval.pools) > len(self.pools):
-            yield f"expected pools of its share, {_names(self.pools)}, got {_names(strange)}"
-        if (most := max(interval.issued, interval.transactions, interval.unsent, interval.late)) > MOST_VALUES:
-            yield f"expected at most {MOST_VALUES:,} operations, got {most:,}"
-        for second in interval.seconds:
-            for counts in (second.errors, second.failures):
-                if counts:
-                    yield from _problems_of_classes(counts, "errors")
-        for pool in interval.pools.values():
-            if strange := pool.commands.keys() - self.commands:
-                yield f"expected commands of the plan, {_names(self.commands)}, got {_names(strange)}"
-            yield from _problems_of_names(pool)
-            if pool.primaries or pool.replicas:
-                yield from self._problems_of_endpoints(pool)
-            for command in pool.commands.values():
-                # Fast path: nearly all commands have no errors, and frames come by the thousand.
-                if command.errors or command.failures or command.ok > MOST_VALUES:
-                    yield from _problems_of_command(command)
 
-    def _problems_of_endpoints(self, pool: PoolMetrics) -> Iterator[str]:
-        if not self.has_endpoints:
-            yield f"expected no servers by name from a target that is one server, got {_names(pool.primaries)}"
-        for endpoints in (pool.primaries, pool.replicas):
-            if len(endpoints) > MAX_ENDPOINTS:
-                yield f"expected at most {MAX_ENDPOINTS} servers, got {len(endpoints):,}"
-            for name, command in endpoints.items():
-                if len(name) > MAX_ENDPOINT_LENGTH:
-                    yield f"expected names of servers of at most {MAX_ENDPOINT_LENGTH} characters, got {len(name):,}"
+def _problems(interval: IntervalMetrics, names: _LegNames) -> Iterator[str]:
+    if (strange := interval.pools.keys() - names.pools) or len(interval.pools) > len(names.pools):
+        yield f"expected pools of its share, {_names(names.pools)}, got {_names(strange)}"
+    if (most := max(interval.issued, interval.transactions, interval.unsent, interval.late)) > MOST_VALUES:
+        yield f"expected at most {MOST_VALUES:,} operations, got {most:,}"
+    for second in interval.seconds:
+        for counts in (second.errors, second.failures):
+            if counts:
+                yield from _problems_of_classes(counts, "errors")
+    for pool in interval.pools.values():
+        if strange := pool.commands.keys() - names.commands:
+            yield f"expected commands of the plan, {_names(names.commands)}, got {_names(strange)}"
+        yield from _problems_of_names(pool)
+        if pool.primaries or pool.replicas:
+            yield from _problems_of_endpoints(pool, names)
+        for command in pool.commands.values():
+            # Fast path: nearly all commands have no errors, and frames come by the thousand.
+            if command.errors or command.failures or command.ok > MOST_VALUES:
                 yield from _problems_of_command(command)
+
+
+def _problems_of_endpoints(pool: PoolMetrics, names: _LegNames) -> Iterator[str]:
+    if not names.has_endpoints:
+        yield f"expected no servers by name from a target that is one server, got {_names(pool.primaries)}"
+    for endpoints in (pool.primaries, pool.replicas):
+        if len(endpoints) > MAX_ENDPOINTS:
+            yield f"expected at most {MAX_ENDPOINTS} servers, got {len(endpoints):,}"
+        for name, command in endpoints.items():
+            if len(name) > MAX_ENDPOINT_LENGTH:
+                yield f"expected names of servers of at most {MAX_ENDPOINT_LENGTH} characters, got {len(name):,}"
+            yield from _problems_of_command(command)
 
 
 def _problems_of_names(pool: PoolMetrics) -> Iterator[str]:
@@ -198,4 +207,4 @@ def _problems_of_classes(counts: Mapping[str, int], kind: str) -> Iterator[str]:
 
 def _names(names: Iterable[str]) -> str:
     """The first names, for an error message."""
-    return listed([show(name) for name in sorted(names)], most=3)
+    return listed([show(name) for name in sorted(names)], most=3) or "none"

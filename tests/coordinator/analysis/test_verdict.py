@@ -6,6 +6,8 @@ import msgspec
 import pytest
 
 from common.plan.schema import Arrivals, Ramp
+from common.protocol.messages import ScenarioFinal
+from common.units import NS_PER_S, Seconds
 from coordinator.analysis.ledger import audit
 from coordinator.analysis.totals.aggregate import fold
 from coordinator.analysis.verdict import RULES, Level, Verdict, judge
@@ -17,6 +19,9 @@ from coordinator.journal.records import (
     Reading,
     RunClosed,
     RunOpened,
+    RunStarted,
+    StopDecided,
+    StopKind,
     WorkerDied,
 )
 from tests.support.records import (
@@ -33,6 +38,8 @@ from tests.support.records import (
     staged_plan,
     watched,
 )
+from tests.support.scenarios import done, load, plan_of, scenario
+from tests.support.scenarios import opened as of_scenarios
 from tests.support.stages import stage
 
 Change = Callable[[list[AnyRecord]], list[AnyRecord]]
@@ -289,3 +296,41 @@ def test_many_busy_machines_are_one_sentence_that_names_some() -> None:
 def test_a_problem_of_many_agents_is_one_sentence(note: dict[str, object], words: str, sentence: str) -> None:
     [found] = about(fleet({f"a{number}": f"load-{number}" for number in range(7)}, **note), words)
     assert found.startswith(sentence)
+
+
+def stopped_at(stop_s: float, *, begins_s: tuple[float, float]) -> Verdict:
+    """The verdict on a load of two scenarios that was stopped; each scenario has operations if it had begun."""
+    names = ("now", "late")
+    each = [scenario(name, load(9.0), start_s=Seconds(at)) for name, at in zip(names, begins_s, strict=True)]
+    parts = [interval(0, {"GET": done(5)}, stage=at) for at, begin_s in enumerate(begins_s) if begin_s < stop_s]
+    counts = [5 if begin_s < stop_s else 0 for begin_s in begins_s]
+    finals = tuple(
+        ScenarioFinal(scenario=at, issued=count, counted=count, ran_ns=10**9, drained=True)
+        for at, count in enumerate(counts)
+    )
+    run = fold(
+        [
+            of_scenarios(plan_of(*each)),
+            reading(Reading.BEFORE, {}),
+            RunStarted(t0_ns=123),
+            accepted("a1", 0, *parts),
+            StopDecided(what=StopKind.LOAD, reason="interrupted", exit_code=130, at_ns=123 + round(stop_s * NS_PER_S)),
+            noted("a1", sum(counts), scenarios=finals),
+            reading(Reading.AFTER, {"get": sum(counts)}),
+            closed(duration_s=stop_s),
+        ]
+    )
+    return judge(run, audit(run))
+
+
+def test_a_scenario_that_waited_when_the_load_was_stopped_does_not_make_the_others_invalid() -> None:
+    found = stopped_at(1.0, begins_s=(0.0, 6.0))
+    assert (found.level, found.reasons) == (
+        Level.SUSPECT,
+        ("late: The load was stopped before this scenario began.",),
+    )
+
+
+def test_a_load_that_was_stopped_before_any_scenario_began_is_invalid() -> None:
+    found = stopped_at(1.0, begins_s=(5.0, 6.0))
+    assert (found.level, found.reasons[0]) == (Level.INVALID, "No operation ended.")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from common.plan.schema import Connections, Driver, Pools
+from common.plan.schema import Connections, Driver, Load, Pools, Scenario
 from common.protocol.messages import (
     PROTOCOL_MAX,
     PROTOCOL_MIN,
@@ -15,7 +15,7 @@ from common.protocol.messages import (
     Preparing,
 )
 from common.redaction import REDACTED
-from common.units import NS_PER_S
+from common.units import NS_PER_S, Seconds
 from coordinator.core.actions import Progress
 from coordinator.core.dealt_plan import assign
 from coordinator.core.member import Member
@@ -26,6 +26,7 @@ from coordinator.core.setup import (
     agents_missing,
     ceiling_lines,
     ceilings_of,
+    endless_lines,
     files_lines,
     negotiated,
     opened,
@@ -171,3 +172,19 @@ def test_agents_of_a_large_fleet_report_more_seldom(
     agents: int, lease_s: float, frame_s: int, heartbeat_s: int
 ) -> None:
     assert setup_for(fleet_plan(lease_s=lease_s), agents).pace == Pace(frame_s=frame_s, heartbeat_s=heartbeat_s)
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        ((), "the load runs until it is stopped: Ctrl-C drains it and prints the report"),
+        (("a",), "the scenario a runs until it is stopped: Ctrl-C drains it and prints the report"),
+        (("a", "b"), "the scenarios a, b run until they are stopped: Ctrl-C drains them and prints the report"),
+    ],
+)
+def test_loads_that_run_until_stopped_are_named(names: tuple[str, ...], line: str) -> None:
+    endless = Load(duration_s=Seconds(0))
+    plan = msgspec.structs.replace(
+        fleet_plan(), load=endless, scenarios=tuple(Scenario(name=name, load=endless) for name in names)
+    )
+    assert endless_lines(plan) == [line]

@@ -18,8 +18,8 @@ from common.metrics.intervals import (
     SecondMetrics,
     joined_seconds,
 )
-from common.plan.schema import Command, Pools, Target, Then, Workload
-from common.protocol.messages import MAX_INTERVALS, MetricsFrame
+from common.plan.schema import Command, Pools, Scenario, Target, Then, Workload
+from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare
 from common.units import NS_PER_S
 from coordinator.journal.frame_checks import (
     AHEAD_S,
@@ -183,3 +183,37 @@ def test_an_agent_may_name_the_servers_of_a_cluster_but_not_of_a_target_that_is_
 def test_figures_by_server_are_bounded(part: IntervalMetrics, problem: str) -> None:
     frame = MetricsFrame(seq=0, through=0, intervals=(part,))
     assert problem in CLUSTER_LIMITS.objection(frame, NOW_NS)
+
+
+SCENARIOS = (
+    Scenario(name="reads", pools=(Pools(name="readers"),), workload=Workload(commands=(Command(command="GET"),))),
+    Scenario(name="writes", pools=(Pools(name="writers"),), workload=Workload(commands=(Command(command="SET"),))),
+)
+TWO_LIMITS = FrameLimits.from_plan(
+    msgspec.structs.replace(PLAN, scenarios=SCENARIOS),
+    [PoolShare(group=0, number=at, first_thread=0, scenario=at) for at in range(2)],
+)
+
+
+@pytest.mark.parametrize(
+    ("stage", "pool", "command", "problem"),
+    [
+        (0, "readers", "GET", ""),
+        (1, "writers", "SET", ""),
+        (1, "readers", "SET", 'frame 0: expected pools of its share, "writers", got "readers"'),
+        (1, "writers", "GET", 'frame 0: expected commands of the plan, "SET", got "GET"'),
+    ],
+)
+def test_a_leg_has_only_pools_and_commands_of_its_own_scenario(
+    stage: int, pool: str, command: str, problem: str
+) -> None:
+    one = of_pool(PoolMetrics(commands={command: CommandMetrics()}), pool)
+    frame = MetricsFrame(seq=0, through=0, intervals=(msgspec.structs.replace(one, stage=stage),))
+    assert TWO_LIMITS.objection(frame, NOW_NS) == problem
+
+
+def test_an_agent_without_pools_of_a_scenario_has_no_metrics_of_its_legs() -> None:
+    plan = msgspec.structs.replace(PLAN, scenarios=SCENARIOS)
+    limits = FrameLimits.from_plan(plan, [PoolShare(group=0, number=0, first_thread=0, scenario=1)])
+    frame = MetricsFrame(seq=0, through=0, intervals=(of_pool(PoolMetrics(), "readers"),))
+    assert limits.objection(frame, NOW_NS) == 'frame 0: expected pools of its share, none, got "readers"'
