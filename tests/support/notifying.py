@@ -123,4 +123,8 @@ class NotifyingServer:
             case ("GET" | "SET") as name, *_:
                 self.operations += 1
                 return self._at.get(self.operations, b"") + (b"_\r\n" if name == "GET" else b"+OK\r\n")
-        return b"+OK\r\n"
+            case "CLIENT" | "READONLY", *_:
+                return b"+OK\r\n"
+            case "INFO", *_:
+                return encoded("# Server\r\nredis_version:8.0.0\r\nredis_mode:standalone\r\n")
+        return b"-ERR unknown command\r\n"

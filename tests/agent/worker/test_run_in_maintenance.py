@@ -21,13 +21,13 @@ OPERATIONS = 200
 AN_HOUR_S = 3600
 
 
-def ran(driver: Driver, target: Target) -> ConnectionMetrics:
-    """Run to the end, with one connection. Returns the metrics of the connection."""
+def ran(driver: Driver, target: Target, connections: int = 1, operations: int = OPERATIONS) -> ConnectionMetrics:
+    """Run to the end. Returns the metrics of the connections."""
     plan = Plan(
         target=target,
-        pools=(Pools(driver=driver, max_connections=1),),
+        pools=(Pools(driver=driver, max_connections=connections),),
         workload=Workload(commands=(Command(command="SET"), Command(command="GET"))),
-        load=Load(requests=Count(OPERATIONS)),
+        load=Load(requests=Count(operations)),
     )
     run = WorkerRun(whole_of(plan))
     try:
@@ -57,6 +57,14 @@ def test_notifications_count_by_kind_and_a_move_makes_the_client_connect_again(d
     kinds = ("MIGRATING", "MIGRATED", "FAILING_OVER", "FAILED_OVER", "MOVING")
     assert connections.maintenance == dict.fromkeys(kinds, 1)
     assert (connections.opened, connections.drops) == (2, {})
+
+
+def test_a_move_reopens_all_wire_connections_although_only_one_was_notified() -> None:
+    with NotifyingServer() as server:
+        server.send_at(100, push("MOVING", 1, AN_HOUR_S, server.address))
+        connections = ran(Driver.WIRE, target_of(server), connections=4, operations=4000)
+    assert connections.maintenance == {"MOVING": 1}
+    assert (connections.opened, connections.drops) == (8, {})
 
 
 @pytest.mark.parametrize("driver", list(Driver))

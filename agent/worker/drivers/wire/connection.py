@@ -224,6 +224,13 @@ class BatchConnection:
         """When the last part of the replies came; before the first one, when the batch was sent."""
         return max((at_ns for at_ns, _ in self.marks), default=self.begun_ns)
 
+    def heed_link(self) -> None:
+        """Reopen the connection after its batch if redis-py wants that: a notification on one connection may be about
+        all connections of its pool, at once or some time later."""
+        if self.has_pushes and self.is_open and not self.is_closing and self.link.wants_reconnect:
+            self.is_closing = True
+            self.node.update_special_work()
+
     def is_overdue(self, now_ns: int, timeout_ns: int) -> bool:
         """Whether a reply has not come in time. timeout_ns: of the plan; a maintenance notification may have relaxed
         it for this connection."""

@@ -302,6 +302,7 @@ class WireWorker:
             if self._context.cancellation.is_cancelled:
                 self._fail_redirected(node, CutShort("the run is over"))
             for connection in tuple(node.connections):
+                connection.heed_link()
                 if connection.is_overdue(now_ns, self._services.timeout_ns):
                     self.lost(connection, error := reply_timeout_error())
                     if not node.is_up:

@@ -249,6 +249,18 @@ def test_a_reopened_connection_keeps_nothing_of_its_last_batch() -> None:
     assert stage.metrics().commands["GET"].ok == 2
 
 
+def test_a_notification_on_one_connection_reopens_the_others_of_its_pool_after_their_batches() -> None:
+    stage = WireStage(connections=2, has_pushes=True)
+    stage.begin()
+    busy = stage.connection(number=1)
+    busy.link.must_reconnect = True  # type: ignore[attr-defined]
+    stage.check()
+    assert (busy.is_closing, busy.is_open) == (True, True)
+    stage.receive(A, on=busy)
+    assert (busy.is_open, busy.link.lost) == (False, [])  # type: ignore[attr-defined]
+    assert stage.reopening == [busy]
+
+
 def test_a_relaxed_timeout_counts_until_the_maintenance_is_over() -> None:
     stage = WireStage(has_pushes=True, timeout_ns=100 * MS)
     stage.begin()
