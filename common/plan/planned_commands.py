@@ -19,7 +19,7 @@ from common.commands import (
     template_labels,
 )
 from common.plan.schema import Plan
-from common.plan.schema.target import Embedded, Target
+from common.plan.schema.target import Embedded, ReadFrom, Target
 from common.plan.schema.workload import CleanUp, Command, Keys, Preload, When, Workload
 
 DEFAULT_PER_HASH_TAG = 100
@@ -85,8 +85,19 @@ def is_cluster(target: Target) -> bool:
 
 
 def has_endpoints(target: Target) -> bool:
-    """Whether the target consists of several servers, so that operations are counted by server."""
-    return is_cluster(target) or target.embedded is Embedded.SENTINEL or target.url.startswith(_SENTINEL_SCHEMES)
+    """Whether clients use several servers of the target, so that operations are counted by server."""
+    return is_cluster(target) or is_behind_sentinels(target) or reads_replicas(target)
+
+
+def is_behind_sentinels(target: Target) -> bool:
+    """Whether the plan says that Sentinels know the target."""
+    return target.embedded is Embedded.SENTINEL or target.url.startswith(_SENTINEL_SCHEMES)
+
+
+def reads_replicas(target: Target) -> bool:
+    """Whether reads go to replicas too, of a target that is not a cluster."""
+    has_replicas = is_behind_sentinels(target) or bool(target.replicas)
+    return has_replicas and target.cluster.read_from is not ReadFrom.PRIMARY
 
 
 def keys_of(workload: Workload, entry: Command | Preload) -> Keys:

@@ -4,7 +4,7 @@
     no I/O, for both:   address, client_assembly
     for threads:        cluster, clients, pubsub; control_client, topology (both outside the load)
     for asyncio:        async_cluster, async_clients, async_pubsub
-    for both:           sentinels, error_translation, effective_settings
+    for both:           sentinels, read_split, error_translation, effective_settings
     for the driver `wire`: wire_connections
 
 The package relies on these facts about redis-py, which tests/common/test_redis_client_contract.py checks:

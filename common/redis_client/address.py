@@ -15,8 +15,8 @@ from redis.maint_notifications import EndpointType, MaintNotificationsConfig
 
 from common.errors import PlanError
 from common.plan import schema
-from common.plan.schema.target_url import Address, parse_redis_url
-from common.units import printable
+from common.plan.schema.target_url import DEFAULT_PORT, Address, Host, parse_host_port, parse_redis_url
+from common.units import printable, show
 
 _LARGEST_PEM_BYTES = 16 << 20
 """Ample: all the certificates that a system trusts take about 0.3 MB."""
@@ -59,6 +59,18 @@ def place_arguments(address: Address) -> dict[str, Any]:
     if address.path is not None:
         return {"path": address.path}
     return {"host": address.hosts[0].name, "port": address.hosts[0].port}
+
+
+def replicas_of(target: schema.Target) -> tuple[Host, ...]:
+    """The replicas that the plan lists. Raises PlanError for a malformed address."""
+    found = []
+    for text in target.replicas:
+        try:
+            name, port = parse_host_port(text)
+        except ValueError as error:
+            raise PlanError(f"target.replicas: expected HOST:PORT, got {show(text)}: {error}") from error
+        found.append(Host(name, DEFAULT_PORT if port is None else port))
+    return tuple(found)
 
 
 def server_name(target: schema.Target) -> str | None:

@@ -29,6 +29,7 @@ from common.redis_client.connections.async_connections import (
 from common.redis_client.connections.connection_tracking import ConnectionEvents
 from common.redis_client.connections.retry_policy import observed_async_retry
 from common.redis_client.error_translation import translated
+from common.redis_client.read_split import AsyncReadSplitClient
 from common.redis_client.sentinels import AsyncBlockingSentinelPool, AsyncPrimaryClient, AsyncSentinelDiscovery
 
 AsyncClient: TypeAlias = redis.asyncio.Redis | AsyncClusterClient
@@ -64,16 +65,17 @@ async def close_async_client(client: AsyncClient) -> None:
 
 
 def async_tcp_pools(client: AsyncClient) -> list[Any]:
-    """The TCP pools of a client: one, or one for each node of a cluster. They have coroutines `get_connection` and
+    """The TCP pools of a client, as for threads. They have coroutines `get_connection` and
     `release`."""
     if isinstance(client, AsyncClusterClient):
         return [NodePool(node) for node in client.get_nodes()]
-    return [client.connection_pool]
+    readers = client.readers if isinstance(client, AsyncReadSplitClient) else ()
+    return [client.connection_pool, *(reader.connection_pool for reader in readers)]
 
 
 def count_async_nodes(client: AsyncClient) -> int:
-    """How many servers a client may connect to: all nodes of a cluster, otherwise one."""
-    return len(client.get_nodes()) if isinstance(client, AsyncClusterClient) else 1
+    """How many TCP pools a client has."""
+    return len(async_tcp_pools(client))
 
 
 _CLASSES = ClientClasses(
@@ -86,4 +88,5 @@ _CLASSES = ClientClasses(
     sentinels=AsyncSentinelDiscovery,
     client=redis.asyncio.Redis,
     primary_client=AsyncPrimaryClient,
+    split_client=AsyncReadSplitClient,
 )

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from common.cancellation import Cancellation
 from common.plan import schema
+from common.plan.planned_commands import reads_replicas
 from common.plan.schema.target_url import TargetKind
-from common.redis_client.address import address_of, connection_arguments, place_arguments, server_name
-from common.redis_client.connections.connection_tracking import ConnectionEvents
+from common.redis_client.address import (
+    address_of,
+    connection_arguments,
+    place_arguments,
+    replicas_of,
+    server_name,
+)
+from common.redis_client.connections.connection_tracking import REPLICA, ConnectionEvents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientClasses:
     """The classes of one kind of client. connection, sentinel_connection: functions that return the class for a path or
     TLS. pool, blocking_pool: TCP pools for a server; sentinel_pool, blocking_sentinel_pool: for the primary that
-    Sentinels know. sentinels: queries Sentinels. client, primary_client: the clients on these pools."""
+    Sentinels know. sentinels: queries Sentinels. client, primary_client: the clients on these pools.
+    split_client: sends reads to replicas."""
 
     connection: Callable[..., type]
     sentinel_connection: Callable[..., type]
@@ -25,9 +33,10 @@ class ClientClasses:
     blocking_pool: Any
     sentinel_pool: Any
     blocking_sentinel_pool: Any
-    sentinels: Callable[[schema.Target, Cancellation], Any]
+    sentinels: Callable[[schema.Target, Cancellation, ConnectionEvents], Any]
     client: Any
     primary_client: Any
+    split_client: Any
 
 
 def connects_when_built(target: schema.Target) -> bool:
@@ -65,11 +74,31 @@ def assemble_client(
     if address.tls:
         arguments["server_name"] = server_name(target)
     is_blocking = "timeout" in pool_arguments
+    splits = reads_replicas(target) and classes.split_client is not None
     if has_sentinels:
         arguments["connection_class"] = classes.sentinel_connection(tls=address.tls)
         kind = classes.blocking_sentinel_pool if is_blocking else classes.sentinel_pool
-        pool = kind(address.service, classes.sentinels(target, cancellation), **arguments)
-        return classes.primary_client.from_pool(pool)
-    arguments["connection_class"] = classes.connection(path=address.path is not None, tls=address.tls)
+        sentinels = classes.sentinels(target, cancellation, events)
+        pool = kind(address.service, sentinels, **arguments)
+        if not splits:
+            return classes.primary_client.from_pool(pool)
+        return _split(classes, target, pool, [kind(address.service, sentinels, is_master=False, **arguments)])
+    arguments["connection_class"] = classes.connection(
+        path=address.path is not None, tls=address.tls, **({"member": True} if splits else {})
+    )
     kind = classes.blocking_pool if is_blocking else classes.pool
-    return classes.client.from_pool(kind(**place_arguments(address), **arguments))
+    pool = kind(**place_arguments(address), **arguments)
+    if not splits:
+        return classes.client.from_pool(pool)
+    replicas = replicas_of(target)
+    for host in replicas:
+        events.has_role(host.name, host.port, REPLICA)
+    pools = [kind(host=host.name, port=host.port, **arguments) for host in replicas]
+    return _split(classes, target, pool, pools)
+
+
+def _split(classes: ClientClasses, target: schema.Target, primary: Any, replicas: Sequence[Any]) -> Any:
+    """A client of the pool `primary` that sends reads to the pools `replicas`."""
+    client = classes.split_client.from_pool(primary)
+    client.split(target.cluster.read_from, [classes.client.from_pool(pool) for pool in replicas])
+    return client

@@ -25,6 +25,7 @@ from common.redis_client.connections.retry_policy import no_retry, observed_retr
 from common.redis_client.connections.thread_connections import connection_class_of, sentinel_connection_class_of
 from common.redis_client.control_client import ControlClient, checked_replies
 from common.redis_client.error_translation import TARGET_ERRORS, lacks_database, translated
+from common.redis_client.read_split import ReadSplitClient
 from common.redis_client.sentinels import BlockingSentinelPool, PrimaryClient, SentinelDiscovery
 
 Client: TypeAlias = redis.Redis | ClusterClient
@@ -105,15 +106,16 @@ def _count_databases(target: schema.Target) -> int | None:
 
 
 def tcp_pools(client: Client) -> list[redis.ConnectionPool]:
-    """The TCP pools of a client: one, or one for each node of a cluster."""
+    """The TCP pools of a client: one, or one for each node of a cluster, or further ones for replicas."""
     if isinstance(client, ClusterClient):
         return [client.get_redis_connection(node).connection_pool for node in client.nodes()]
-    return [client.connection_pool]
+    readers = client.readers if isinstance(client, ReadSplitClient) else ()
+    return [client.connection_pool, *(reader.connection_pool for reader in readers)]
 
 
 def count_nodes(client: Client) -> int:
-    """How many servers a client may connect to: all nodes of a cluster, otherwise one."""
-    return len(client.nodes()) if isinstance(client, ClusterClient) else 1
+    """How many TCP pools a client has."""
+    return len(client.nodes()) if isinstance(client, ClusterClient) else len(tcp_pools(client))
 
 
 def node_pool(
@@ -145,5 +147,6 @@ _CLASSES = ClientClasses(
     sentinels=SentinelDiscovery,
     client=redis.Redis,
     primary_client=PrimaryClient,
+    split_client=ReadSplitClient,
 )
-_CONTROL_CLASSES = replace(_CLASSES, client=ControlClient)
+_CONTROL_CLASSES = replace(_CLASSES, client=ControlClient, split_client=None)

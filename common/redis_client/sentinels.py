@@ -16,7 +16,7 @@ from common.plan.schema.address_map import AddressMap
 from common.plan.schema.target_url import Host
 from common.redis_client.address import address_of, sentinel_arguments, server_name
 from common.redis_client.connections.async_connections import async_connection_class_of
-from common.redis_client.connections.connection_tracking import Unobserved
+from common.redis_client.connections.connection_tracking import PRIMARY, REPLICA, ConnectionEvents, Unobserved
 from common.redis_client.connections.retry_policy import no_async_retry, no_retry
 from common.redis_client.connections.thread_connections import connection_class_of
 
@@ -52,38 +52,60 @@ class SentinelDiscovery(Sentinel):
     """Queries the Sentinels of a target: without retries, cancellable, with mapped addresses. Raises PrimaryUnknown,
     which explains why no primary was found."""
 
-    def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
+    def __init__(
+        self, target: schema.Target, cancellation: Cancellation, events: ConnectionEvents | None = None
+    ) -> None:
+        """events: gets the role of each server."""
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
+        self._events = events or Unobserved()
         self._remap = AddressMap(target.address_remap)
         self.sentinels: Any = [_sentinel(target, host, cancellation) for host in address_of(target).hosts]
 
     def discover_master(self, service_name: str) -> Any:
         try:
-            return self._remap.resolve(*super().discover_master(service_name))  # type: ignore[no-untyped-call]
+            place = self._remap.resolve(*super().discover_master(service_name))  # type: ignore[no-untyped-call]
         except MasterNotFoundError as error:
             knows = any(service_name in sentinel.known for sentinel in self.sentinels)
             refusals = [sentinel.refusal for sentinel in self.sentinels if sentinel.refusal is not None]
             raise PrimaryUnknown(str(error), knows, refusals[-1] if refusals else None) from error
+        self._events.has_role(*place, PRIMARY)
+        return place
 
     def discover_slaves(self, service_name: str) -> Any:
         found: Any = super().discover_slaves(service_name)  # type: ignore[no-untyped-call]
-        return [self._remap.resolve(*place) for place in found]
+        places = [self._remap.resolve(*place) for place in found]
+        for place in places:
+            self._events.has_role(*place, REPLICA)
+        return places
 
 
 class AsyncSentinelDiscovery(redis.asyncio.sentinel.Sentinel):
     """The twin of `SentinelDiscovery`, for the load only. Its error gives no reason, because the checks before a run
     find the reason."""
 
-    def __init__(self, target: schema.Target, cancellation: Cancellation) -> None:
+    def __init__(
+        self, target: schema.Target, cancellation: Cancellation, events: ConnectionEvents | None = None
+    ) -> None:
+        """events: gets the role of each server."""
         super().__init__([], sentinel_kwargs={})  # type: ignore[no-untyped-call]
+        self._events = events or Unobserved()
         self._remap = AddressMap(target.address_remap)
         self.sentinels: Any = [_async_sentinel(target, host, cancellation) for host in address_of(target).hosts]
 
     async def discover_master(self, service_name: str) -> Any:
         try:
-            return self._remap.resolve(*await super().discover_master(service_name))
+            place = self._remap.resolve(*await super().discover_master(service_name))
         except redis.asyncio.sentinel.MasterNotFoundError as error:
             raise PrimaryUnknown(str(error), knows_service=True, refusal=None) from error
+        self._events.has_role(*place, PRIMARY)
+        return place
+
+    async def discover_slaves(self, service_name: str) -> Any:
+        found: Any = await super().discover_slaves(service_name)
+        places = [self._remap.resolve(*place) for place in found]
+        for place in places:
+            self._events.has_role(*place, REPLICA)
+        return places
 
 
 class BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
@@ -111,7 +133,8 @@ class AsyncPrimaryClient(redis.asyncio.Redis):
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
         await super().aclose(close_connection_pool)
         pool: Any = self.connection_pool
-        await pool.sentinel_manager.aclose()
+        if isinstance(pool, redis.asyncio.sentinel.SentinelConnectionPool):
+            await pool.sentinel_manager.aclose()
 
 
 def _sentinel(target: schema.Target, host: Host, cancellation: Cancellation) -> _SentinelClient:

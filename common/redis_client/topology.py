@@ -10,16 +10,16 @@ import redis
 from common.cancellation import Cancellation
 from common.plan import schema
 from common.plan.schema.target_url import Host, TargetKind
-from common.redis_client.address import address_of, connection_arguments, server_name
+from common.redis_client.address import address_of, connection_arguments, replicas_of, server_name
 from common.redis_client.clients import open_control_client
 from common.redis_client.cluster import ClusterClient
+from common.redis_client.connections.connection_tracking import PRIMARY as PRIMARY
+from common.redis_client.connections.connection_tracking import REPLICA as REPLICA
 from common.redis_client.connections.connection_tracking import Unobserved
 from common.redis_client.connections.retry_policy import no_retry
 from common.redis_client.connections.thread_connections import connection_class_of
 from common.redis_client.control_client import ControlClient
 from common.redis_client.sentinels import SentinelDiscovery
-
-PRIMARY, REPLICA = "primary", "replica"
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -33,7 +33,8 @@ class Node(msgspec.Struct, frozen=True):
 
 def nodes_of(target: schema.Target, cancellation: Cancellation | None = None) -> tuple[Node, ...]:
     """All servers with the target's data: a standalone server; the primary that Sentinels know, and its replicas; all
-    nodes of a cluster, primaries first. A standalone server counts as a primary and is not called.
+    nodes of a cluster, primaries first. A standalone server counts as a primary, and the replicas that the plan lists
+    count as replicas; none of them is called.
 
     Raises PlanError, TARGET_ERRORS; with a cancellation also CutShort.
     """
@@ -47,7 +48,8 @@ def nodes_of(target: schema.Target, cancellation: Cancellation | None = None) ->
         return tuple(sorted(found, key=lambda node: (node.role, node.host, node.port)))
     if address.path is not None:
         return (Node("", 0, PRIMARY, address.path),)
-    return (_node(address.hosts[0].name, address.hosts[0].port, PRIMARY),)
+    replicas = (_node(host.name, host.port, REPLICA) for host in replicas_of(target))
+    return (_node(address.hosts[0].name, address.hosts[0].port, PRIMARY), *replicas)
 
 
 def open_node_client(target: schema.Target, node: Node, cancellation: Cancellation | None = None) -> ControlClient:

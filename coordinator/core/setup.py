@@ -173,6 +173,11 @@ def _target_lines(dealt: DealtPlan, scenarios: Sequence[ScenarioPlan], target: T
             f"({counted(target.primaries, 'primary')}, {counted(target.replicas, 'replica')}) = "
             f"{ceiling * target.nodes}"
         )
+    elif target.replica_pools:
+        lines.append(
+            f"{where}that is for the primary and for each TCP pool of replicas: {ceiling} x {target.nodes} = "
+            f"{ceiling * target.nodes}"
+        )
     limit = target.max_clients
     if limit is not None and ceiling > limit:
         some = "it may refuse some"

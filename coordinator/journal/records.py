@@ -48,7 +48,8 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     topology: "standalone", "replica", "sentinel" or "cluster". server: product and version, such as "valkey 9.1.2".
     max_clients: the lowest limit of all nodes. ping_us: round trip of the slowest primary. keys: keys in the plan's
-    database, over all primaries.
+    database, over all primaries. replica_pools: how many TCP pools for replicas each client has, besides its own; 0 for
+    a cluster.
     """
 
     url: str
@@ -59,11 +60,12 @@ class TargetFacts(msgspec.Struct, frozen=True, kw_only=True):
     primaries: int = 1
     replicas: int = 0
     keys: int | None = None
+    replica_pools: int = 0
 
     @property
     def nodes(self) -> int:
-        """How many servers clients may connect to: all nodes of a cluster, otherwise one."""
-        return self.primaries + self.replicas if self.topology == "cluster" else 1
+        """How many TCP pools a client has: one for each node of a cluster; otherwise one, and those for replicas."""
+        return self.primaries + self.replicas if self.topology == "cluster" else 1 + self.replica_pools
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):

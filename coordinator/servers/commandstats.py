@@ -1,7 +1,7 @@
 """The server's own counts of calls (INFO commandstats), read before and after a run for the ledger.
 
-Counts come from the servers to which clients send the plan's commands. In a cluster these are all nodes. Behind
-Sentinels this is only the primary, because clients never connect to its replicas.
+Counts come from the servers to which clients send the plan's commands. In a cluster these are all nodes; otherwise the
+primary, and its replicas only if they get reads.
 
 A replica also counts replicated commands, which no client sent to it. So on a replica, only rejected calls count for a
 command that primaries replicate; a redirection is a rejection. For all other commands, such as reads, all calls count.
@@ -14,6 +14,7 @@ from typing import Any
 from common.commands import COMMANDS
 from common.errors import TargetError
 from common.metrics.intervals import merge_counts
+from common.plan.planned_commands import reads_replicas
 from common.plan.schema import Target
 from common.plan.schema.target_url import TargetKind
 from common.redis_client import PRIMARY, Node, address_of, got_no_reply, nodes_of, translated
@@ -30,7 +31,7 @@ def read_server_counts(target: Target, when: Reading) -> CountersRead:
     try:
         with translated(target):
             nodes = nodes_of(target)
-        if address_of(target).kind is TargetKind.SENTINEL:
+        if address_of(target).kind is not TargetKind.CLUSTER and not reads_replicas(target):
             nodes = tuple(node for node in nodes if node.role == PRIMARY)
         readings = [_read_node(target, node) for node in nodes]
     except TargetError as error:

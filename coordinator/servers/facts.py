@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import TargetError
+from common.plan.planned_commands import is_behind_sentinels, reads_replicas
 from common.plan.schema import Target
 from common.plan.schema.target_url import TargetKind, redact_url
-from common.redis_client import PRIMARY, Node, address_of, nodes_of, ping_target, translated
+from common.redis_client import PRIMARY, REPLICA, Node, address_of, nodes_of, ping_target, translated
 from coordinator.journal.records import TargetFacts
 from coordinator.servers.queries import info, key_count, max_clients, open_node, ping_us
 
@@ -41,6 +42,10 @@ def probe(target: Target) -> TargetFacts:
     if problem := wrong_url(target, all_facts[0].topology):
         raise TargetError(f"target {address_of(target)} {problem}")
     kind = address_of(target).kind
+    if kind is TargetKind.STANDALONE:
+        for facts in all_facts:
+            if facts.node.role == REPLICA and facts.topology != "replica":
+                raise TargetError(f"target.replicas: expected a replica, got {facts.node.name}, which is none")
     return TargetFacts(
         url=redact_url(target.url),
         topology=all_facts[0].topology if kind is TargetKind.STANDALONE else kind.value,
@@ -49,8 +54,15 @@ def probe(target: Target) -> TargetFacts:
         ping_us=max(facts.ping_us for facts in primaries),
         primaries=len(primaries),
         replicas=len(all_facts) - len(primaries),
+        replica_pools=_replica_pools(target),
         keys=None if None in keys else sum(filter(None, keys)),
     )
+
+
+def _replica_pools(target: Target) -> int:
+    if not reads_replicas(target):
+        return 0
+    return 1 if is_behind_sentinels(target) else len(target.replicas)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.groups import ClusterGroup
+from tests.support.groups import ClusterGroup, SentinelGroup
 from tests.support.runs import Fleet, Outcome
 
 LOAD = ("--local-agents", "1", "--processes", "1", "--key-maximum", "500")
@@ -44,6 +44,16 @@ def test_every_way_of_sending_to_a_cluster_is_accounted_for(
     by_server = ended.summary["endpoints"]
     assert sum(each["operations"] for each in by_server.values()) == 2003
     assert ("replica" in {each["role"] for each in by_server.values()}) == ("--read-from" in flags)
+
+
+def test_reads_from_replicas_behind_sentinels_are_accounted_for(fleet: Fleet, shared_sentinel: SentinelGroup) -> None:
+    flags = ("--profile", "basic_rw", "--requests", "2003", "--read-from", "replicas")
+    ended = fleet.run("--url", shared_sentinel.url, *flags, *LOAD)
+    assert_accounted(ended, 2003)
+    by_server = ended.summary["endpoints"]
+    assert {each["role"] for each in by_server.values()} == {"primary", "replica"}
+    assert sum(each["operations"] for each in by_server.values()) == 2003
+    assert ended.summary["connections"]["ceiling"] == 100
 
 
 def test_a_failover_during_the_run_is_named_in_the_ledger(fleet: Fleet, valkey_cluster: ClusterGroup) -> None:

@@ -14,6 +14,7 @@ from common.errors import PlanError
 from common.plan.key_path import DescribeSource, KeyPath, in_plan
 from common.plan.planned_commands import is_cluster
 from common.plan.rules.pubsub_rules import PUBSUB_RULES
+from common.plan.rules.replica_rules import REPLICA_RULES
 from common.plan.rules.setup_rules import SETUP_RULES
 from common.plan.rules.wire_rules import WIRE_RULES
 from common.plan.rules.workload_rules import WORKLOAD_RULES
@@ -108,9 +109,15 @@ def _sections_fit_target(plan: Plan) -> Iterator[Finding]:
         ("sentinel", target.sentinel, kind == TargetKind.SENTINEL.value, "redis+sentinel"),
         ("cluster", target.cluster, kind == TargetKind.CLUSTER.value, "redis+cluster"),
     ]
+    reads_elsewhere = kind == TargetKind.SENTINEL.value or bool(target.replicas)
     for name, section, fits, scheme in sections:
         for key in () if fits else _changed_keys(section):
-            yield ("target", name, key), f"expected only with a target of {scheme}://, got {_target_text(plan)}"
+            others = ""
+            if key == "read_from":
+                if reads_elsewhere:
+                    continue
+                others = " or redis+sentinel://, or with replicas"
+            yield ("target", name, key), f"expected only with a target of {scheme}://{others}, got {_target_text(plan)}"
     for announced, reached in target.address_remap.items():
         path = ("target", "address_remap", announced)
         if kind not in (TargetKind.SENTINEL.value, TargetKind.CLUSTER.value):
@@ -312,6 +319,7 @@ def _target_is_no_embedded_server(plan: Plan) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     _target_is_one_server,
     _sections_fit_target,
+    *REPLICA_RULES,
     _pool_names_are_distinct,
     _pools_are_within_limits,
     _fleet_is_within_limits,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from common.plan.key_path import KeyPath
-from common.plan.planned_commands import is_cluster, subscribes
+from common.plan.planned_commands import subscribes
 from common.plan.schema import Driver, Plan, Pools, ReadFrom, Retry, RetryError, TcpPool
 
 _CONNECTION_ERRORS = frozenset({RetryError.CONNECTION, RetryError.TIMEOUT})
@@ -51,10 +51,10 @@ def wire_target_fits(plan: Plan) -> Iterator[tuple[KeyPath, str]]:
             "expected 0s with the wire driver, which sends nothing but the load on its connections, "
             f"got {target.health_check_interval_s}",
         )
-    if is_cluster(target) and target.cluster.read_from is not ReadFrom.PRIMARY:
+    if target.cluster.read_from is not ReadFrom.PRIMARY:
         yield (
             ("target", "cluster", "read_from"),
-            "expected primary with the wire driver, which sends each command to the primary of its slot, "
+            "expected primary with the wire driver, which sends each command to a primary, "
             f"got {target.cluster.read_from.value}",
         )
 

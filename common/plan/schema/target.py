@@ -13,6 +13,8 @@ from common.plan.schema.short_forms import listed
 from common.redaction import REDACTED
 from common.units import Seconds, SecondsOrOff
 
+MAX_REPLICAS = 64
+
 
 class BackoffKind(enum.Enum):
     """redis-py's backoff families."""
@@ -76,8 +78,8 @@ class EndpointType(enum.Enum):
 
 
 class ReadFrom(enum.Enum):
-    """Which nodes of a cluster get commands that only read: the primary of the slot; all nodes of the slot in turn; its
-    replicas in turn; any node at random; any replica at random."""
+    """Which servers get commands that only read: the primary (in a cluster, that of the slot); the primary and its
+    replicas in turn; the replicas in turn; any of them at random; any replica at random."""
 
     PRIMARY = "primary"
     ANY = "any"
@@ -187,9 +189,10 @@ class Cluster(Section, frozen=True, kw_only=True):
 
     heading: ClassVar[str] = CLIENT
 
-    read_from: Annotated[ReadFrom, setting("--read-from", help="nodes of a cluster that answer reads")] = (
-        ReadFrom.PRIMARY
-    )
+    read_from: Annotated[
+        ReadFrom,
+        setting("--read-from", help="servers that answer reads: in a cluster, behind Sentinels, or with --replicas"),
+    ] = ReadFrom.PRIMARY
     reinitialize_steps: Annotated[
         NotNegative,
         setting(
@@ -224,6 +227,16 @@ class Target(Section, frozen=True, kw_only=True):
             help="start Valkey servers on loopback for this run and load them",
         ),
     ] = None
+    replicas: Annotated[
+        tuple[str, ...],
+        Meta(max_length=MAX_REPLICAS),
+        setting(
+            "--replicas",
+            metavar="HOST:PORT,...",
+            parse=listed,
+            help="replicas of a standalone server; --read-from sends reads there",
+        ),
+    ] = ()
     username: Annotated[str | None, setting("--username", metavar="NAME", help="ACL user")] = None
     password: Annotated[
         str | None, setting(variable="STAMPEDE_PASSWORD", help="the password itself; there is no flag")

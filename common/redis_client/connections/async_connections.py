@@ -23,12 +23,14 @@ _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 
 class AsyncObserved(AbstractConnection):
     """A connection that reports its events. Its waits end when its task is cancelled. After cancellation of the run it
-    does not connect. is_announced: see `ConnectionTracker`."""
+    does not connect. is_announced, IS_MEMBER: see `ConnectionTracker`."""
+
+    IS_MEMBER = False
 
     def __init__(
         self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
     ) -> None:
-        self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced)
+        self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced, is_member=self.IS_MEMBER)
         super().__init__(**arguments)
         report_notifications(self, self._tracker.notified)
 
@@ -101,9 +103,19 @@ class AsyncObservedUnix(AsyncObserved, UnixDomainSocketConnection):
 class AsyncObservedMember(AsyncObserved):
     """A connection to one of several servers of a target."""
 
+    IS_MEMBER = True
+
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         self._tracker.sending()
         await super().send_packed_command(command, check_health)
+
+
+class AsyncObservedMemberTcp(AsyncObservedMember, redis.asyncio.Connection):
+    """A connection to one of several servers' ports."""
+
+
+class AsyncObservedMemberTls(AsyncObservedMember, _NamedTls):
+    """A connection to one of several servers' TLS ports."""
 
 
 class AsyncObservedSentinel(AsyncObservedMember, SentinelManagedConnection):
@@ -117,6 +129,8 @@ class AsyncObservedSentinelTls(AsyncObservedMember, _NamedTls, SentinelManagedSS
 class AsyncObservedClusterNode(AsyncObserved):
     """A connection to a node of a cluster, which may redirect commands. remap: for the addresses that the node
     announces."""
+
+    IS_MEMBER = True
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -155,8 +169,10 @@ class AsyncObservedNodeTls(AsyncObservedClusterNode, _NamedTls):
     """A connection to a node of a cluster, with TLS."""
 
 
-def async_connection_class_of(*, path: bool, tls: bool) -> type[AsyncObserved]:
-    """The class of connections to one server. path: over a Unix socket."""
+def async_connection_class_of(*, path: bool, tls: bool, member: bool = False) -> type[AsyncObserved]:
+    """The class of connections to one server. path: over a Unix socket. member: it is one of several servers."""
+    if member:
+        return AsyncObservedMemberTls if tls else AsyncObservedMemberTcp
     if path:
         return AsyncObservedUnix
     return AsyncObservedTls if tls else AsyncObservedTcp

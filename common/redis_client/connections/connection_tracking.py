@@ -22,6 +22,8 @@ from common.redis_client.connections.connection_causes import attempt_cause, dro
 REDIRECTS = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 """Error replies of a cluster node that did not execute the command. Its commandstats count each as a rejected call."""
 
+PRIMARY, REPLICA = "primary", "replica"
+
 NO_ENDPOINT = -1
 """The number of no server."""
 
@@ -130,14 +132,17 @@ class ConnectionTracker:
 
     An attempt is `begin`, then `socket_begins`, with TLS `tls_begins`, then `socket_opened` or `socket_failed`, then
     `opened` or `failed`. Every open connection ends with `closing`. is_announced: its address is not from the plan; a
-    cluster or Sentinels announced it.
+    cluster or Sentinels announced it. is_member: the client uses several servers.
     """
 
-    def __init__(self, events: ConnectionEvents, cancellation: Cancellation, *, is_announced: bool) -> None:
+    def __init__(
+        self, events: ConnectionEvents, cancellation: Cancellation, *, is_announced: bool, is_member: bool
+    ) -> None:
         self._events = events
         self.cancellation = cancellation
         self._number = events.number()
         self._is_announced = is_announced
+        self._is_member = is_member
         self._is_open = False
         self._has_socket = False
         self._lost_ns: int | None = None
@@ -155,8 +160,8 @@ class ConnectionTracker:
         self._events.tried(monotonic_ns(), self._number)
 
     def located(self, connection: Any) -> None:
-        """The connection has an address. Needed only if it is announced."""
-        if self._is_announced:
+        """The connection has an address."""
+        if self._is_member:
             self._endpoint = self._events.endpoint_number(connection.host, connection.port)
 
     def sending(self) -> None:
@@ -194,8 +199,9 @@ class ConnectionTracker:
     def failed(self, error: redis.RedisError, connection: Any) -> None:
         """The attempt ended with this error of redis-py. Marks the error for `translate` and `failure_of`."""
         self._is_connecting = False
-        if self._is_announced:
+        if self._is_member:
             self._events.endpoint = self._endpoint
+        if self._is_announced:
             error.announced_address = Host(connection.host, connection.port)  # type: ignore[attr-defined]
         if self._has_socket:
             if not self.cancellation.is_cancelled:

@@ -30,13 +30,15 @@ from common.redis_client.connections.maintenance import report_notifications
 
 
 class Observed(AbstractConnection):
-    """A connection that reports its events, and ends when the run is cancelled. is_announced: see
-    `ConnectionTracker`."""
+    """A connection that reports its events, and ends when the run is cancelled. is_announced,
+    IS_MEMBER: see `ConnectionTracker`."""
+
+    IS_MEMBER = False
 
     def __init__(
         self, *, events: ConnectionEvents, cancellation: Cancellation, is_announced: bool = False, **arguments: Any
     ) -> None:
-        self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced)
+        self._tracker = ConnectionTracker(events, cancellation, is_announced=is_announced, is_member=self.IS_MEMBER)
         super().__init__(**arguments)
         report_notifications(self, self._tracker.notified)
 
@@ -147,9 +149,19 @@ class ObservedUnix(Observed, UnixDomainSocketConnection):
 class ObservedMember(Observed):
     """A connection to one of several servers of a target."""
 
+    IS_MEMBER = True
+
     def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         self._tracker.sending()
         super().send_packed_command(command, check_health=check_health)  # type: ignore[no-untyped-call]
+
+
+class ObservedMemberTcp(ObservedMember, redis.Connection):
+    """A connection to one of several servers' ports."""
+
+
+class ObservedMemberTls(ObservedMember, _CancellableTls):
+    """A connection to one of several servers' TLS ports."""
 
 
 class ObservedSentinel(ObservedMember, SentinelManagedConnection):
@@ -163,6 +175,8 @@ class ObservedSentinelTls(ObservedMember, _CancellableTls, SentinelManagedSSLCon
 class ObservedClusterNode(Observed):
     """A connection to a node of a cluster, which may redirect commands. remap: for the addresses that the node
     announces."""
+
+    IS_MEMBER = True
 
     def __init__(self, *, remap: AddressMap, **arguments: Any) -> None:
         self._remap = remap
@@ -201,8 +215,10 @@ class ObservedNodeTls(ObservedClusterNode, _CancellableTls):
     """A connection to a node of a cluster, with TLS."""
 
 
-def connection_class_of(*, path: bool, tls: bool) -> type[Observed]:
-    """The class of connections to one server. path: over a Unix socket."""
+def connection_class_of(*, path: bool, tls: bool, member: bool = False) -> type[Observed]:
+    """The class of connections to one server. path: over a Unix socket. member: it is one of several servers."""
+    if member:
+        return ObservedMemberTls if tls else ObservedMemberTcp
     if path:
         return ObservedUnix
     return ObservedTls if tls else ObservedTcp

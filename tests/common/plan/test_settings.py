@@ -19,6 +19,7 @@ BY_FLAG = {setting.flag: setting for setting in SETTINGS if setting.flag}
 CONTRACT = """
 --url -u | URL | target.url |
 --embedded-server | EMBEDDED_SERVER | target.embedded |
+--replicas | REPLICAS | target.replicas |
 --username | USERNAME | target.username |
 - | PASSWORD | target.password |
 --password-env | PASSWORD_ENV | target.password_env |

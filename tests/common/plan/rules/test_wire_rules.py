@@ -56,8 +56,8 @@ REFUSED = [
     ),
     (
         {"url": "redis+cluster://h", "cluster": Cluster(read_from=ReadFrom.ANY)},
-        "$.target.cluster.read_from: expected primary with the wire driver, which sends each command to the primary of "
-        "its slot, got any",
+        "$.target.cluster.read_from: expected primary with the wire driver, which sends each command to a primary, "
+        "got any",
     ),
 ]
 
