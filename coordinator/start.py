@@ -26,7 +26,7 @@ from common.clock import monotonic_ns
 from common.errors import EXIT_OK, InvalidResultError, UsageError, named
 from common.machine import open_files_limit, this_host
 from common.plan.loading.secrets import secret_variables, with_secrets_of
-from common.plan.scenarios import map_targets, scenario_plans, scenario_subject, target_subject, targets_of
+from common.plan.scenarios import load_end_ns, map_targets, scenario_plans, scenario_subject, target_subject, targets_of
 from common.plan.schema import CleanUp, Plan
 from common.program.signals import Signals, caught_signals
 from common.program.standard_streams import explained
@@ -35,7 +35,7 @@ from common.protocol.listener import Listener
 from common.protocol.token import Credentials, coordinator_credentials
 from common.protocol.token_sources import KEY, TOKEN_FILE
 from common.protocol.transport import Context
-from common.units import counted
+from common.units import NS_PER_S, counted
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.verdict import Level
 from coordinator.core.actions import End
@@ -58,7 +58,7 @@ from coordinator.servers.cleanup import CleanUpThread, DeletionProgress, delete_
 from coordinator.servers.commandstats import read_server_counts
 from coordinator.servers.facts import probe
 from coordinator.servers.preflight import check_commands
-from coordinator.servers.sampler import ServerSampler
+from coordinator.servers.sampler import LONGEST_S, ServerSampler
 from coordinator.servers.setup_commands import flush, set_up
 from coordinator.start_options import DEFAULT_BIND, StartOptions
 
@@ -288,9 +288,10 @@ def _serve(
             )
         delete = _deletion(plan, folder.aggregate)
         explain = partial(explained, file=folder.path / ERROR_FILE)
+        longest_s = _longest_s(plan)
         # Closed first, because their records are not taken any more.
         samplers = [
-            stack.enter_context(ServerSampler(target, name=name, explain=explain))
+            stack.enter_context(ServerSampler(target, name=name, longest_s=longest_s, explain=explain))
             for name, target in targets_of(plan).items()
         ]
         coordinator = Coordinator(
@@ -344,6 +345,12 @@ def _with_agents(plan: Plan, *, resuming: bool) -> Plan:
 def _with_urls(plan: Plan, urls: Mapping[str, str]) -> Plan:
     """The plan with these URLs of its targets, by name."""
     return map_targets(plan, lambda name, target: msgspec.structs.replace(target, url=urls.get(name, target.url)))
+
+
+def _longest_s(plan: Plan) -> int:
+    """How long the load may last, with a margin for what comes after it."""
+    end_ns = load_end_ns(plan)
+    return LONGEST_S if end_ns is None else (end_ns + plan.fleet.drain_s.ns) // NS_PER_S + 60
 
 
 def _read_counts(plan: Plan, samplers: Sequence[ServerSampler], when: Reading) -> CountersRead:

@@ -72,6 +72,16 @@ class Description:
         self._node, self._target = node, target
         self._known: frozenset[str] | None = None
         self._slots: SlotCounts | None = None
+        self._tracks = False
+
+    def track_hot_keys(self, queries: NodeQueries, longest_s: int) -> None:
+        """Let the server count its hottest keys, until `read` after the load. longest_s: it stops by itself then, in
+        case this program is killed. Raises TARGET_ERRORS if the server gives no reply."""
+        if self._known is not None and "hotkeys" not in self._known:
+            queries.note("HOTKEYS", "the server does not have it: Redis 8.6 and later have")
+            return
+        asked = ("METRICS", "2", "CPU", "NET", "COUNT", str(MOST_HOT_KEYS), "DURATION", str(longest_s))
+        self._tracks = queries.read("HOTKEYS START", lambda: bool(queries.ask("HOTKEYS START", *asked)), False)
 
     def read(self, queries: NodeQueries, when: Reading) -> NodeDescribed:
         """Ask everything. Raises TARGET_ERRORS if the server gives no reply."""
@@ -89,6 +99,9 @@ class Description:
         logs = LOGS if has_commandlog else LOGS[:1]
         entries = [entry for log in logs for entry in _logged(queries, log, most, has_commandlog=has_commandlog)]
         slots = self._busy_slots(queries, config, is_after=is_after) if has_slots else ()
+        hot_keys = _hot_keys(queries) if is_after and "hotkeys" in self._known else ()
+        if is_after and self._tracks:
+            queries.read("HOTKEYS STOP", lambda: queries.ask("HOTKEYS STOP"), None)
         return NodeDescribed(
             when=when,
             target=self._target,
@@ -105,7 +118,7 @@ class Description:
             last_logged=_last_logged(entries),
             logged=tuple(entries) if is_after else (),
             events=_events(queries) if is_after else (),
-            hot_keys=_hot_keys(queries) if is_after and "hotkeys" in self._known else (),
+            hot_keys=hot_keys,
             slots=slots,
             # Last, after all questions.
             unread=queries.unread,

@@ -40,13 +40,14 @@ Explain = Callable[[Exception], tuple[int, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the watches of one target share. target: its waits are short. name: of the target in the plan. record: takes
-    a record, from any thread. look: says that the topology may have changed. explain: returns the exit code and the
-    message for an unexpected error."""
+    """What the watches of one target share. target: its waits are short. name: of the target in the plan. longest_s:
+    how long the load may last. record: takes a record, from any thread. look: says that the topology may have changed.
+    explain: returns the exit code and the message for an unexpected error."""
 
     target: Target
     name: str
     interval_ns: int
+    longest_s: int
     record: Callable[[ServerRecord], None]
     look: Callable[[], None]
     explain: Explain
@@ -76,6 +77,9 @@ class NodeWatch:
             if not is_described and not self._is_described:
                 with self._asking(queries, cancellation):
                     self._describe(queries)
+            if self._around.target.track_hot_keys and not is_described:
+                with self._asking(queries, cancellation):
+                    self._description.track_hot_keys(queries, self._around.longest_s)
             if is_described:
                 self._silent(monotonic_ns(), _RESUMED, for_good=False, own=_MAYBE_CALLED)
             number, goes_on = 0, True

@@ -45,14 +45,19 @@ CONNECT_S, REPLY_S = 2.0, 5.0
 LOOK_PAUSE_S = 1.0
 """Shortest time between two looks at the topology."""
 MOST_NODES = 200
+LONGEST_S = 86_400
+"""How long a load may last that has no planned end."""
 
 
 class ServerSampler:
     """Watches one target; see the module. `describe`, `start` and `finish` are called once each, in this order; a
     resumed run leaves out the first. A target without `server_stats` is not watched at all."""
 
-    def __init__(self, target: Target, *, name: str = "", explain: Explain = explained) -> None:
-        """name: of the target in the plan. explain: returns the exit code and the message for an unexpected error."""
+    def __init__(
+        self, target: Target, *, name: str = "", longest_s: int = LONGEST_S, explain: Explain = explained
+    ) -> None:
+        """name: of the target in the plan. longest_s: how long the load may last. explain: returns the exit code and
+        the message for an unexpected error."""
         self.name = name
         self._records: deque[ServerRecord] = deque()
         self._lock = threading.Lock()
@@ -68,6 +73,7 @@ class ServerSampler:
             target=_impatient(target),
             name=name,
             interval_ns=target.server_stats_s.ns,
+            longest_s=longest_s,
             record=self._records.append,
             look=self._look.set,
             explain=explain,

@@ -237,7 +237,7 @@ SUMMARY: dict[str, dict[str, str]] = {
         "slowlog": "entries that the run added to SLOWLOG, or to COMMANDLOG",
         "slowlog_more": "entries of the run that the server had already overwritten",
         "latency_events": "events of LATENCY LATEST during the run",
-        "hot_keys": "HOTKEYS GET, if its tracking is on",
+        "hot_keys": "HOTKEYS GET: with `track_hot_keys` in the plan, or if another program tracks them",
         "slots": "CLUSTER SLOT-STATS: the slots that used most CPU time, or that have most keys",
         "silences": "times without an answer",
         "series": "a row for each sample: a list of values, named by `columns`",

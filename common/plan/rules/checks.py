@@ -90,6 +90,11 @@ def _times_are_above_zero(plan: Plan) -> Iterator[Finding]:
     if 0 < plan.target.server_stats_s < MIN_SERVER_STATS_S:
         shortest = Seconds(MIN_SERVER_STATS_S)
         yield ("target", "server_stats"), f"expected at least {shortest}, or off, got {plan.target.server_stats_s}"
+    if plan.target.track_hot_keys and not plan.target.server_stats_s:
+        yield (
+            ("target", "track_hot_keys"),
+            "expected server_stats as well, which reads the hot keys, got server_stats off",
+        )
     if plan.fleet.lease_s < MIN_LEASE_S:
         yield (
             ("fleet", "lease"),

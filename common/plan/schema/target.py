@@ -318,6 +318,14 @@ class Target(Section, frozen=True, kw_only=True):
         SecondsOrOff,
         setting("--server-stats", help="how often the coordinator reads INFO of every server during the load, or off"),
     ] = field(default=SecondsOrOff(1.0), name="server_stats")
+    track_hot_keys: Annotated[
+        bool,
+        setting(
+            "--track-hot-keys",
+            is_switch=True,
+            help="let servers count their hottest keys during the load (HOTKEYS, Redis 8.6); costs them CPU time",
+        ),
+    ] = False
     retry: Annotated[Retry, described("when and how often failed calls are repeated")] = Retry()
     keepalive: Annotated[Keepalive, described("TCP keepalive of the connections")] = Keepalive()
     tls: Annotated[Tls, described("TLS, for targets of rediss://")] = Tls()

@@ -26,6 +26,7 @@ CONTRACT = """
 --password-file | PASSWORD_FILE | target.password_file |
 --address-remap | ADDRESS_REMAP | target.address_remap |
 --server-stats | SERVER_STATS | target.server_stats | 1s
+--track-hot-keys | TRACK_HOT_KEYS | target.track_hot_keys |
 --tls-ca-file | TLS_CA_FILE | target.tls.ca_file |
 --tls-cert-file | TLS_CERT_FILE | target.tls.cert_file |
 --tls-key-file | TLS_KEY_FILE | target.tls.key_file |

@@ -164,6 +164,39 @@ def test_hot_keys_are_shown_if_somebody_tracks_them() -> None:
     ]
 
 
+def tracked(replies: Mapping[str, Any]) -> tuple[NodeDescribed, list[str]]:
+    """The description after a load during which hot keys were to be tracked, and what was asked about them."""
+    client = ScriptedClient(replies)
+    description, queries = Description(NODE), NodeQueries(client)
+    description.read(queries, Reading.BEFORE)
+    description.track_hot_keys(queries, 90)
+    found = description.read(queries, Reading.AFTER)
+    return found, [command for command in client.asked if command.startswith("HOTKEYS")]
+
+
+def test_a_server_tracks_its_hot_keys_for_the_time_of_the_load() -> None:
+    session = [[b"by-cpu-time-us", [b"hot", 104]]]
+    has = {NEW: [None, [b"hotkeys"], None], "HOTKEYS GET": session, "HOTKEYS START": b"OK", "HOTKEYS STOP": b"OK"}
+    found, asked = tracked(has)
+    assert asked == ["HOTKEYS START METRICS 2 CPU NET COUNT 20 DURATION 90", "HOTKEYS GET", "HOTKEYS STOP"]
+    assert [key.key for key in found.hot_keys] == ["hot"]
+    assert {"hotkeys|start", "hotkeys|get", "hotkeys|stop"} <= found.own.keys()
+
+
+def test_the_tracking_of_hot_keys_of_another_program_is_read_and_left_alone() -> None:
+    busy = redis.ResponseError("hotkeys tracking session is already in progress")
+    session = [[b"by-cpu-time-us", [b"hot", 104]]]
+    found, asked = tracked({NEW: [None, [b"hotkeys"], None], "HOTKEYS GET": session, "HOTKEYS START": busy})
+    assert [command.split()[1] for command in asked] == ["START", "GET"]
+    assert [key.key for key in found.hot_keys] == ["hot"]
+    assert "already in progress" in refused(found)["HOTKEYS START"]
+
+
+def test_a_server_without_hot_keys_is_named() -> None:
+    found, asked = tracked({NEW: [None, None, None]})
+    assert (asked, refused(found)["HOTKEYS"]) == ([], "the server does not have it: Redis 8.6 and later have")
+
+
 def test_large_requests_and_replies_are_read_from_a_commandlog() -> None:
     replies = {
         f"COMMANDLOG GET 100 {log}": [

@@ -423,6 +423,10 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
          "--threads-per-pool: expected tasks_per_pool, the workers of the asyncio driver, got"),
         ({"socket_timeout": "0"}, "--socket-timeout: expected a time above zero, got 0s"),
         ({"server_stats": "1ms"}, "--server-stats: expected at least 20ms, or off, got 1ms"),
+        (
+            {"server_stats": "off", "track_hot_keys": "true"},
+            "--track-hot-keys: expected server_stats as well, which reads the hot keys, got server_stats off",
+        ),
         ({"lease": "1s"}, "--lease: expected at least 2s"),
         ({"retry_base": "2s", "retry_cap": "1s"}, "--retry-base: expected base <= cap, got 2s and 1s"),
         ({"retry_cap": "1ms"}, "--retry-cap: expected base <= cap, got 8ms and 1ms"),
