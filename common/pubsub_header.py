@@ -1,4 +1,4 @@
-"""The header of our pub/sub messages: the sender, and the time of sending.
+"""The header of our pub/sub messages, and of the values of visibility: the sender, and the time of sending.
 
     run 8 bytes | boot 8 | sender 4 | number 4 | sent_ns 8 | padding up to the plan's value size
 

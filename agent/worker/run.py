@@ -33,6 +33,7 @@ from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
 from agent.worker.pools.prewarm import Prewarmable, prewarm
 from agent.worker.pubsub.pubsub_mix import Subscribers
+from agent.worker.visibility import with_stamps
 from agent.worker.workload.mix import CommandMix
 from agent.worker.workload.operations import draw_operations
 from common.cancellation import Cancellation
@@ -106,7 +107,7 @@ class WorkerRun:
 
     def __init__(self, assignment: Assignment, run_id: str = "") -> None:
         """Builds everything except cluster clients: they connect when they are built, so `open` builds them. Opens no
-        connection. run_id: marks this run's pub/sub messages. Raises PlanError."""
+        connection. run_id: marks this run's messages and stamps. Raises PlanError."""
         self._plan: Plan = assignment.plan
         self._threads_total = assignment.threads_total
         self._line = assignment.timeline
@@ -121,6 +122,7 @@ class WorkerRun:
         self._groups: dict[int, _PoolGroup] = {}
         self._ended_ns: dict[int, int] = {}
         self.crash = ""
+        self._run_id = run_id
         self._subscribers = Subscribers(self._plan, run_id, self._crashed)
         for share in assignment.pools:
             group = self._groups.setdefault(share.group, _PoolGroup(self._plan.pools[share.group]))
@@ -190,10 +192,7 @@ class WorkerRun:
         for group in self._groups.values():
             measures = self._measures(group.runners[0][0].client)
             for runner, workers in group.runners:
-                pools = [
-                    self._subscribers.pool_for(worker.number, group.pools.driver, runner.pool, group.deliveries)
-                    for worker in workers
-                ]
+                pools = [self._pool_for(worker.number, group, runner.pool, span) for worker in workers]
                 each = zip(workers, pools, strict=True)
                 runner.start([self._job(worker, pool, span, measures, quotas[worker.number]) for worker, pool in each])
         loops = [record for runner in self._runners for record in runner.loops]
@@ -209,6 +208,11 @@ class WorkerRun:
             first_leg=self._first_leg,
             endpoints=self._endpoints,
         )
+
+    def _pool_for(self, worker: int, group: _PoolGroup, pool: Any, span: Span) -> Any:
+        """The pool that a worker uses: its driver's, or one that wraps it for messages or stamps."""
+        listening = self._subscribers.pool_for(worker, group.pools.driver, pool, group.deliveries)
+        return with_stamps(self._plan, self._run_id, listening, worker, self._threads_total, span, group.deliveries)
 
     def _quotas(self, takeover: TakeOver | None) -> dict[int, int | None]:
         """How many operations each worker may issue, by worker number."""

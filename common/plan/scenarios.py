@@ -75,6 +75,7 @@ def scenario_plan(plan: Plan, number: int) -> Plan:
         targets={},
         scenarios=(),
         probe_per_s=None,
+        visibility=None,
         seed=_seed(plan.seed, number, scenario.name),
     )
 
@@ -125,7 +126,8 @@ def with_probe(plan: Plan) -> Plan:
     scenarios = plan.scenarios or (own,)
     first: dict[str, Scenario] = {}
     for scenario in scenarios:
-        first.setdefault(scenario.target, scenario)
+        if scenario.workload.stamps is None:
+            first.setdefault(scenario.target, scenario)
     probes = tuple(
         _probe(scenario, PROBE if len(first) == 1 else f"{PROBE}-{target or MAIN}", plan.probe_per_s)
         for target, scenario in first.items()

@@ -14,7 +14,7 @@ import msgspec
 
 from common.errors import FleetError
 from common.plan.scenarios import scenario_plans
-from common.plan.schema import Plan, Pools
+from common.plan.schema import Plan, Pools, StampRole
 from common.protocol.messages import MAX_MESSAGE_BYTES, Assignment, PoolShare
 from common.serde import to_builtins
 from common.units import Count, PerSecond, counted
@@ -76,8 +76,15 @@ def assign(plan: Plan, agents: Sequence[AgentCapacity]) -> DealtPlan:
     fleet_wide: list[Plan] = []
     threads: list[int] = []
     number = 0
+    writers: list[list[int]] | None = None
     for scenario in scenario_plans(plan):
-        counts = _deal(scenario.plan, agents, loads)
+        stamps = scenario.plan.workload.stamps
+        if stamps is not None and stamps.role is StampRole.READ and writers is not None:
+            counts = writers  # on the same agent, whose clock both use
+        else:
+            counts = _deal(scenario.plan, agents, loads)
+        if stamps is not None and stamps.role is StampRole.WRITE:
+            writers = counts
         part = _fleet_wide(scenario.plan, len(agents), [sum(group) for group in counts])
         for agent, share in _numbered(part, counts, number, scenario.number):
             dealt[agent].append(share)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from common.errors import UsageError
-from common.metrics.histogram import Histogram, bucket_bounds
+from common.metrics.histogram import Histogram
 from common.metrics.intervals import (
     CommandMetrics,
     GeneratorDelays,
@@ -41,11 +40,12 @@ from coordinator.analysis.totals.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
+from coordinator.analysis.visible_writes import visible_writes
 from coordinator.journal.records import AgentOutcome, Outcome, Reading, RunOpened, ShareTakenOver, TargetFacts
+from coordinator.report.latency_bins import bins
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     AgentSummary,
-    Bin,
     ConnectionsSummary,
     ConnectTimesSummary,
     EndpointStats,
@@ -60,6 +60,7 @@ from coordinator.report.summary_types import (
     Stats,
     Summary,
     TargetSummary,
+    VisibilitySummary,
 )
 from coordinator.report.utc import utc_text
 
@@ -68,7 +69,6 @@ _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _OPEN = "open"
 _US = 1e3
 _MS = 1e6
-_BIN_EDGES_NS = tuple(factor * 10**power for power in range(2, 12) for factor in (10, 15, 20, 30, 50, 70))
 
 
 def build_summary(aggregate: Aggregate) -> Summary:
@@ -93,6 +93,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         "scenarios": scenarios,
         "targets": {name: _target(facts) for name, facts in targets.items()},
         "server": server_summary(aggregate, _by_command(aggregate.measured)),
+        "visibility": _visibility(aggregate),
     }
     if not aggregate.parts:
         [alone] = scenarios
@@ -141,7 +142,7 @@ def _scenario(run: Aggregate, part: Aggregate, stages: tuple[StageResult, ...]) 
         pubsub=_pubsub(part) if subscribes(opened.plan.workload) else None,
         errors=merge_counts((everything.errors, everything.failures)),
         ledger=scenario_ledger(run, part),
-        latency_bins=_bins(everything.response if all_open else everything.service),
+        latency_bins=bins(everything.response if all_open else everything.service),
         endpoints=_endpoints(part, duration_s, any_open),
     )
 
@@ -160,6 +161,7 @@ def _sums(
     everything = merge_commands(commands.values())
     arrivals = {part.opened.plan.load.arrivals for part in run.parts if part.opened is not None}
     generators = [_generator(part, results[part.name]) for part in run.parts]
+    subscribed = [part for part, each in zip(run.parts, scenarios, strict=True) if each.pubsub is not None]
     return {
         "load": _load(
             measured,
@@ -178,9 +180,9 @@ def _sums(
         "pools": {f"{each.name}/{name}": stats for each in scenarios for name, stats in each.pools.items()},
         "checkout_wait_us": _checkout_wait(totals),
         "connections": _connections(run, opened),
-        "pubsub": _pubsub(run) if any(each.pubsub is not None for each in scenarios) else None,
+        "pubsub": _pubsub(*subscribed) if subscribed else None,
         "errors": merge_counts((everything.errors, everything.failures)),
-        "latency_bins": _bins(everything.response if all_open else everything.service),
+        "latency_bins": bins(everything.response if all_open else everything.service),
         "generator": _busiest(run, generators),
         "endpoints": _endpoints(run, duration_s, any_open),
     }
@@ -461,10 +463,25 @@ def _connections(aggregate: Aggregate, opened: RunOpened) -> ConnectionsSummary:
     )
 
 
-def _pubsub(aggregate: Aggregate) -> PubSubSummary:
+def _visibility(aggregate: Aggregate) -> VisibilitySummary | None:
+    found = visible_writes(aggregate)
+    if found is None:
+        return None
+    return VisibilitySummary(
+        write=found.write,
+        read=found.read,
+        written=found.written,
+        seen=found.seen,
+        unseen=max(0, found.written - found.seen),
+        lag_us=quantiles(found.lag, _US),
+        lag_bins=bins(found.lag),
+    )
+
+
+def _pubsub(*parts: Aggregate) -> PubSubSummary:
     # Counts cover all stages: a message sent in one stage may be reported by another host in the next one.
-    deliveries = merge_deliveries(pool.deliveries for pool in aggregate.totals.pools.values())
-    measured = merge_deliveries(pool.deliveries for pool in aggregate.measured.pools.values())
+    deliveries = merge_deliveries(pool.deliveries for part in parts for pool in part.totals.pools.values())
+    measured = merge_deliveries(pool.deliveries for part in parts for pool in part.measured.pools.values())
     return PubSubSummary(
         expected=deliveries.expected,
         delivered=deliveries.delivered,
@@ -472,24 +489,6 @@ def _pubsub(aggregate: Aggregate) -> PubSubSummary:
         repeated=deliveries.repeated,
         foreign=deliveries.foreign,
         latency_us=quantiles(measured.latency, _US),
-    )
-
-
-def _bins(histogram: Histogram) -> tuple[Bin, ...]:
-    """Return six bins a decade, from the first to the last that is not empty.
-
-    A bucket counts in the bin of its highest value, so a bin's edge is off by up to 0.1%, the width of a bucket.
-    """
-    indices, counts = histogram.buckets()
-    if not indices.size:
-        return ()
-    highest = bucket_bounds(indices)[1]
-    positions = np.searchsorted(np.array(_BIN_EDGES_NS), highest, side="left")
-    per_bin = np.bincount(positions, weights=counts, minlength=len(_BIN_EDGES_NS))
-    filled = np.flatnonzero(per_bin)
-    return tuple(
-        Bin(up_to_us=_BIN_EDGES_NS[position] / _US, count=int(per_bin[position]))
-        for position in range(int(filled[0]), int(filled[-1]) + 1)
     )
 
 

@@ -27,6 +27,7 @@ from coordinator.report.printing import (
 from coordinator.report.server_text import server_rows, servers_table
 from coordinator.report.summary_types import (
     AgentSummary,
+    Bin,
     ConnectionsSummary,
     GeneratorSummary,
     PubSubSummary,
@@ -35,6 +36,7 @@ from coordinator.report.summary_types import (
     StageSummary,
     Stats,
     Summary,
+    VisibilitySummary,
 )
 from coordinator.report.tables import Bar, FittedTable, TableColumn, print_parts
 
@@ -64,7 +66,10 @@ def print_summary(console: Console, summary: Summary, *, hide_histogram: bool = 
         if len(scenario.endpoints) > 1:
             print_parts(console, endpoint_table(scenario, f" of {scenario.name}" if several else ""), "")
     if not hide_histogram and summary.latency_bins:
-        print_parts(console, _histogram(summary), "")
+        what = "Response" if summary.load.model == "open" else "Service"
+        print_parts(console, _histogram(f"{what} times", summary.latency_bins), "")
+    if not hide_histogram and summary.visibility and summary.visibility.lag_bins:
+        print_parts(console, _histogram("Lag of visibility", summary.visibility.lag_bins), "")
     print_parts(console, _agents(summary), "")
     if summary.server.nodes:
         print_parts(console, servers_table(summary.server), "")
@@ -226,12 +231,11 @@ _HISTOGRAM_COLUMNS = (
 )
 
 
-def _histogram(summary: Summary) -> FittedTable:
-    what = "Response" if summary.load.model == "open" else "Service"
-    table = FittedTable(f"{what} times", _HISTOGRAM_COLUMNS, rule=False)
-    most = max(bin_.count for bin_ in summary.latency_bins)
-    everything = sum(bin_.count for bin_ in summary.latency_bins)
-    for bin_ in summary.latency_bins:
+def _histogram(title: str, bins: tuple[Bin, ...]) -> FittedTable:
+    table = FittedTable(title, _HISTOGRAM_COLUMNS, rule=False)
+    most = max(bin_.count for bin_ in bins)
+    everything = sum(bin_.count for bin_ in bins)
+    for bin_ in bins:
         share = f"{bin_.count / everything:.2%}"
         table.add_row(f"{bin_.up_to_us / 1e3:,.10g}", f"{bin_.count:,}", share, Bar(bin_.count / most))
     return table
@@ -301,6 +305,7 @@ def _tail(summary: Summary) -> Table:
         ("Connections", as_text(*_connections(summary))),
         ("Checkout wait", as_text(_wait(summary.checkout_wait_us))),
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
+        *([("Visibility", _visibility(summary.visibility))] if summary.visibility else []),
         *server_rows(summary.server),
         ("Errors", as_text(_errors(summary))),
         ("Ledger", as_text(_ledger(summary))),
@@ -404,6 +409,19 @@ def _deliveries(pubsub: PubSubSummary) -> SafeText:
         text.add_line(f"latency avg {ms(took.mean)}, p50 {ms(took.p50)}, p99 {ms(took.p99)}, max {ms(took.max)} ms")
     if took.count < pubsub.delivered:
         text.add_line(f"{took.count:,} of them timed, without those between hosts and those of the warmup")
+    return text
+
+
+def _visibility(visibility: VisibilitySummary) -> SafeText:
+    names = [name or "the plan's target" for name in (visibility.write, visibility.read)]
+    text = as_text(f"{visibility.seen:,} of {counted(visibility.written, 'write')} on {names[0]} seen on {names[1]}, ")
+    text.append(f"{visibility.unseen:,} unseen", style="red" if visibility.unseen else "")
+    lag = visibility.lag_us
+    if lag.count:
+        text.add_line(
+            f"lag p50 {ms(lag.p50)}, p90 {ms(lag.p90)}, p99 {ms(lag.p99)}, max {ms(lag.max)} ms, "
+            "from before the SET to the reply that shows it"
+        )
     return text
 
 

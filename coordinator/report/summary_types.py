@@ -263,6 +263,21 @@ class PubSubSummary(SummaryPart, frozen=True, kw_only=True):
     latency_us: Quantiles
 
 
+class VisibilitySummary(SummaryPart, frozen=True, kw_only=True):
+    """How long writes took until another target showed them. write, read: names of the targets; empty for the plan's
+    own. written: confirmed writes. seen: writes that a read showed within the timeout. unseen: the difference, at least
+    0. lag_us: from before the SET to the reply of the first GET with its value. lag_bins: the histogram of the lag.
+    Counts include the warmup, the lag does not."""
+
+    write: str
+    read: str
+    written: int
+    seen: int
+    unseen: int
+    lag_us: Quantiles
+    lag_bins: tuple[Bin, ...]
+
+
 class Bin(SummaryPart, frozen=True, kw_only=True):
     """Operations that took longer than the previous bin's limit, up to `up_to_us`."""
 
@@ -326,6 +341,7 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
     verdict: Verdict
     latency_bins: tuple[Bin, ...]
     endpoints: dict[str, EndpointStats]
+    visibility: VisibilitySummary | None
     scenarios: tuple[ScenarioSummary, ...]
     targets: dict[str, TargetSummary]
 

@@ -52,6 +52,7 @@ SUMMARY: dict[str, dict[str, str]] = {
         "verdict": "whether the numbers can be trusted",
         "latency_bins": "the histogram of the report; response time if all stages are open loops",
         "endpoints": "totals of each server, by `host:port`, with all commands; without operations sent to no server",
+        "visibility": "how long writes took until another target showed them; null without `visibility` in the plan",
         "scenarios": "each scenario; a plan without scenarios has one, `main`; the keys above are sums over all",
         "targets": "by name, `target` of each; the name of the plan's own target is empty",
     },
@@ -208,6 +209,15 @@ SUMMARY: dict[str, dict[str, str]] = {
         "repeated": "messages that arrived twice, because a retry published them again",
         "foreign": "messages from other programs on our channels",
         "latency_us": "from before the PUBLISH to the arrival, between processes of one host",
+    },
+    "Visibility": {
+        "write": "name of the target on which values are written; empty for the plan's own",
+        "read": "name of the target that is read",
+        "written": "writes that the server confirmed, the warmup included",
+        "seen": "writes that a read showed within the timeout, the warmup included",
+        "unseen": "`written` less `seen`",
+        "lag_us": "from before the SET to the reply of the first GET with its value, without the warmup",
+        "lag_bins": "the histogram of the lag",
     },
     "Ledger": {
         "issued": "operations that workers began",

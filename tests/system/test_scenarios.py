@@ -128,3 +128,20 @@ def test_a_probe_runs_in_a_process_of_its_own_beside_the_load(fleet: Fleet, valk
     assert probe["connections"]["opened"] == 1
     assert main["totals"]["operations"] > probe["totals"]["operations"]
     assert ended.summary["ledger"]["unaccounted"] == 0
+
+
+def test_visibility_finds_every_write_of_one_target_on_another(fleet: Fleet, valkey: Server, tmp_path: Path) -> None:
+    file = tmp_path / "visibility.yaml"
+    file.write_text(
+        f"targets: {{eu: {{url: '{valkey.url}'}}, us: {{url: '{valkey.url}'}}}}\n"
+        "visibility: {write: eu, read: us, rate: 50/s}\nload: {duration: 2s, warmup: 1s}\n"
+    )
+    fleet.agent("a", "--once")
+    ended = fleet.end(fleet.coordinator(str(file), "--expect-agents", "1"))
+    visibility = ended.summary["visibility"]
+    assert (visibility["write"], visibility["read"]) == ("eu", "us")
+    assert (visibility["written"], visibility["unseen"]) == (140, 0)
+    assert 0 < visibility["lag_us"]["count"] <= 90
+    assert sum(bin_["count"] for bin_ in visibility["lag_bins"]) == visibility["lag_us"]["count"]
+    assert ended.summary["ledger"]["unaccounted"] == 0
+    assert "140 of 140 writes on eu seen on us, 0 unseen" in " ".join(ended.finished.stdout.split())

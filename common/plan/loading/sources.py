@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from msgspec.structs import replace as replace_fields
+
 from common.errors import PlanError
 from common.plan.key_path import DescribeSource, KeyPath, in_plan, render
 from common.plan.loading import profiles
@@ -32,8 +34,8 @@ from common.plan.loading.profiles import Profile
 from common.plan.loading.secrets import resolve_secrets
 from common.plan.rules.checks import Purpose, check_plan, check_plan_limits
 from common.plan.rules.scenario_rules import check_order, check_scenarios
-from common.plan.scenarios import with_probe, with_scenarios
-from common.plan.schema import Plan, Scenario
+from common.plan.scenarios import MAIN, with_probe, with_scenarios
+from common.plan.schema import Plan, Scenario, Visibility
 from common.plan.schema.load import DEFAULT_DURATION
 from common.plan.schema.target_url import redact_url
 from common.plan.schema.workload import DEFAULT_PROFILE
@@ -48,6 +50,7 @@ from common.plan.settings import (
 )
 from common.plan.validation import find_fault
 from common.plan.value_sizes import parse_size_file
+from common.plan.visibility import READS, visibility_faults, visibility_scenarios
 from common.redaction import hide_userinfo, hide_values, password_candidates
 from common.serde import from_builtins
 from common.units import show
@@ -155,11 +158,16 @@ _OWN_TARGET = (("target", "url"), ("target", "embedded"))
 
 
 def _load(sources: _Sources, environ: Mapping[str, str], purpose: Purpose) -> Plan:
-    check_scenarios([scenario for scenario, _ in sources.scenarios], list(sources.targets), sources.place)
     merged = sources.merged()
-    if not sources.scenarios:
+    wanted = _visibility(merged, list(sources.targets))
+    names = [scenario for scenario, _ in sources.scenarios]
+    used = [wanted.write, wanted.read] if wanted is not None else []
+    check_scenarios(names, list(sources.targets), sources.place, used)
+    if not sources.scenarios and wanted is None:
         return _with_probe(_one_plan(merged, environ, purpose), merged)
     parts = []
+    if not sources.scenarios and any(merged.values.get(path) for path in _OWN_TARGET):
+        parts.append((Scenario(name=MAIN), _one_plan(merged, environ, purpose)))
     for scenario, layer in sources.scenarios:
         for path in _OWN_TARGET:
             if scenario.target and path in sources.flags.values:
@@ -168,10 +176,44 @@ def _load(sources: _Sources, environ: Mapping[str, str], purpose: Purpose) -> Pl
                     f"own, {scenario.target}"
                 )
         parts.append((scenario, _one_plan(sources.merged(scenario, layer), environ, purpose)))
-    plan = with_scenarios(parts[0][1], parts)
+    if wanted is not None:
+        parts += _visibility_parts(sources, merged, wanted, environ, purpose)
+    plan = replace_fields(with_scenarios(parts[0][1], parts), visibility=None)
     check_order(plan.scenarios, sources.place)
     check_plan_limits(plan, sources.place)
     return _with_probe(plan, merged)
+
+
+def _visibility(merged: MergedLayers, targets: Sequence[str]) -> Visibility | None:
+    """What the plan says on visibility, checked; None if it says nothing."""
+    raw = {str(path[1]): value for path, value in merged.values.items() if path[0] == "visibility" and len(path) > 1}
+    if not raw:
+        return None
+    wanted = from_builtins(raw, Visibility)
+    per_agent = bool(merged.values.get(("fleet", "per_agent")))
+    for key, problem in visibility_faults(wanted, targets, per_agent=per_agent):
+        raise PlanError(f"{merged.where(('visibility', key))}: {problem}")
+    return wanted
+
+
+def _visibility_parts(
+    sources: _Sources, merged: MergedLayers, wanted: Visibility, environ: Mapping[str, str], purpose: Purpose
+) -> list[tuple[Scenario, Plan]]:
+    """The scenarios of visibility, with plans that have their targets. Flags of pools and workload do not apply."""
+    parts = []
+    for target in (wanted.write, wanted.read):
+        scenario = Scenario(name=READS, target=target)
+        parts.append(_one_plan(sources.merged(scenario), environ, purpose))
+    try:
+        scenarios = visibility_scenarios(wanted, parts[0].load)
+    except PlanError as error:
+        raise PlanError(f"{merged.where(('visibility',))}: {error}") from error
+    made = []
+    for each, plan in zip(scenarios, parts, strict=True):
+        part = replace_fields(plan, pools=each.pools, workload=each.workload, load=each.load)
+        check_plan(part, merged.where, purpose)
+        made.append((each, part))
+    return made
 
 
 def _with_probe(plan: Plan, merged: MergedLayers) -> Plan:

@@ -18,10 +18,11 @@ from common.plan.rules.replica_rules import REPLICA_RULES
 from common.plan.rules.setup_rules import SETUP_RULES
 from common.plan.rules.wire_rules import WIRE_RULES
 from common.plan.rules.workload_rules import WORKLOAD_RULES
-from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, TcpPool
+from common.plan.schema import Arrivals, Driver, Maintenance, Plan, Pools, Ramp, Retry, Section, StampRole, TcpPool
 from common.plan.schema.address_map import AddressMap
 from common.plan.schema.target_url import Address, TargetKind, parse_redis_url
 from common.plan.timeline import MAX_STAGES, WARMUP, timeline
+from common.plan.visibility import MOST_PENDING
 from common.units import Seconds, show
 
 MAX_POOLS = 100_000
@@ -321,6 +322,21 @@ def _target_is_no_embedded_server(plan: Plan) -> Iterator[Finding]:
         )
 
 
+def _stamps_fit(plan: Plan) -> Iterator[Finding]:
+    workload, stamps = plan.workload, plan.workload.stamps
+    if stamps is None:
+        return
+    command = "SET" if stamps.role is StampRole.WRITE else "GET"
+    if [each.command for each in workload.commands] != [command] or workload.commands[0].then:
+        yield ("workload", "stamps"), f"expected only the command {command} beside stamps"
+    if any(group.driver is not Driver.CLIENT for group in plan.pools):
+        yield ("workload", "stamps"), "expected the client driver, the only one with stamps"
+    if workload.pipeline > 1 or workload.transaction:
+        yield ("workload", "stamps"), "expected one command per round trip"
+    if stamps.rate_per_s * stamps.timeout_s > MOST_PENDING or stamps.timeout_s <= 0:
+        yield ("workload", "stamps"), f"expected a timeout in which at most {MOST_PENDING:,} stamps are written"
+
+
 RULES: tuple[Rule, ...] = (
     _target_is_one_server,
     _sections_fit_target,
@@ -335,6 +351,7 @@ RULES: tuple[Rule, ...] = (
     *SETUP_RULES,
     _backoff_ascends,
     _batches_are_of_one_kind,
+    _stamps_fit,
     *WIRE_RULES,
     *PUBSUB_RULES,
     _stages_are_consistent,

@@ -12,10 +12,12 @@ from common.plan.timeline import timeline
 from common.units import listed, show
 
 
-def check_scenarios(scenarios: Sequence[Scenario], targets: Sequence[str], where: DescribeSource) -> None:
-    """Raises PlanError for the first fault, with its place. targets: the names that the plan has. Does not look at
-    `load`, which may still lack its defaults."""
-    for path, problem in (*_list_faults(scenarios), *_target_faults(scenarios, targets)):
+def check_scenarios(
+    scenarios: Sequence[Scenario], targets: Sequence[str], where: DescribeSource, used: Sequence[str] = ()
+) -> None:
+    """Raises PlanError for the first fault, with its place. targets: the names that the plan has. used: those that
+    something else than a scenario names. Does not look at `load`, which may still lack its defaults."""
+    for path, problem in (*_list_faults(scenarios), *_target_faults(scenarios, targets, used)):
         raise PlanError(f"{where(path)}: {problem}")
 
 
@@ -40,12 +42,14 @@ def _list_faults(scenarios: Sequence[Scenario]) -> Iterator[tuple[KeyPath, str]]
         names.add(scenario.name)
 
 
-def _target_faults(scenarios: Sequence[Scenario], targets: Sequence[str]) -> Iterator[tuple[KeyPath, str]]:
+def _target_faults(
+    scenarios: Sequence[Scenario], targets: Sequence[str], used_elsewhere: Sequence[str]
+) -> Iterator[tuple[KeyPath, str]]:
     for number, scenario in enumerate(scenarios):
         if scenario.target and scenario.target not in targets:
             wanted = f"one of {listed(list(targets))}" if targets else "a target under $.targets, which has none"
             yield ("scenarios", number, "target"), f"expected {wanted}, got {show(scenario.target)}"
-    used = {scenario.target for scenario in scenarios}
+    used = {scenario.target for scenario in scenarios}.union(used_elsewhere)
     for name in targets:
         if name not in used:
             yield ("targets", name), "expected a scenario that names this target, got none"

@@ -36,6 +36,9 @@ from common.plan.schema.target import Sentinel as Sentinel
 from common.plan.schema.target import Target as Target
 from common.plan.schema.target import Tls as Tls
 from common.plan.schema.target import Verify as Verify
+from common.plan.schema.visibility import StampRole as StampRole
+from common.plan.schema.visibility import Stamps as Stamps
+from common.plan.schema.visibility import Visibility as Visibility
 from common.plan.schema.workload import CleanUp as CleanUp
 from common.plan.schema.workload import Command as Command
 from common.plan.schema.workload import Distribution as Distribution
@@ -85,5 +88,8 @@ class Plan(Section, frozen=True, kw_only=True):
             "that a client without load of its own sees",
         ),
     ] = field(default=None, name="probe")
+    visibility: Annotated[
+        Visibility | None, described("also measure how long writes take until another target shows them")
+    ] = None
     fleet: Annotated[Fleet, described("which agents run it")] = Fleet()
     seed: Annotated[NotNegative, setting("--seed", help="the same seed draws the same keys")] = 1

@@ -30,6 +30,7 @@ from common.plan.schema.short_forms import (
     time_range,
     weighted_sizes,
 )
+from common.plan.schema.visibility import Stamps
 from common.units import Bytes, Count, Seconds
 
 DEFAULT_PROFILE = "basic_rw"
@@ -382,3 +383,6 @@ class Workload(Section, frozen=True, kw_only=True):
     clean_up: Annotated[
         CleanUp, setting("--clean-up", help="after the run, delete every key of the plan's prefixes and ranges")
     ] = CleanUp.NONE
+    stamps: Annotated[
+        Stamps | None, described("values that contain the time of their writing; set by `visibility`")
+    ] = None

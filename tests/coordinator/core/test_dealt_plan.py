@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import FleetError
-from common.plan.schema import Fleet, Load, Plan, Pools
-from common.units import Count, PerSecond
+from common.plan.schema import Fleet, Load, Plan, Pools, Scenario, Target, Visibility
+from common.plan.visibility import visibility_scenarios
+from common.units import Count, PerSecond, Seconds
 from coordinator.core.dealt_plan import AgentCapacity, assign, connection_ceiling, split
 from tests.support.stages import stage
 
@@ -137,3 +139,14 @@ def test_the_example_of_the_requested_architecture_makes_300_connections_and_8_t
 def test_a_plan_cannot_be_dealt_without_agents() -> None:
     with pytest.raises(FleetError, match="expected at least one agent"):
         assign(Plan(), [])
+
+
+@given(AGENTS)
+def test_the_agent_that_writes_stamps_also_looks_for_them(agents: list[AgentCapacity]) -> None:
+    wanted = Visibility(read="us")
+    alone = Plan(pools=(Pools(client_pools=3, threads_per_pool=5),), load=Load(duration_s=Seconds(2)))
+    main = Scenario(name="main", pools=alone.pools, workload=alone.workload, load=alone.load)
+    scenarios = (main, *visibility_scenarios(wanted, alone.load))
+    dealt = assign(msgspec.structs.replace(alone, scenarios=scenarios, targets={"us": Target()}), agents)
+    hosts = {share.scenario: agent_id for agent_id in dealt.assignments for share in dealt.pools_of(agent_id)}
+    assert hosts[1] == hosts[2]
