@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.deliveries import DeliveryEvent, DeliveryRecord, pack_delivery
 from agent.worker.pubsub.task_subscriber import AsyncSubscriber
 from agent.worker.pubsub.thread_subscriber import Subscriber
@@ -35,6 +36,13 @@ class _WorkerPool:
         self._write_header = writer.write
         self._add = record.add
         self._lent: Any
+
+    @property
+    def events(self) -> EventLog:
+        """See an instance's `events`. A SUBSCRIBE goes through a connection of its own, so its server is that of the
+        instance's last command."""
+        events: EventLog = self._lent.events
+        return events
 
     def give_back(self, _: object) -> None:
         """See the pool's `give_back`."""
