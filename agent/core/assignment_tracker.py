@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.metrics.intervals import IntervalMetrics, Merge, joined_seconds, merge_intervals
+from common.metrics.intervals import IntervalMetrics, Merge, merge_intervals
+from common.metrics.splitting import joined_seconds
 from common.plan.open_files import shortage_note
 from common.plan.planned_commands import preload_commands
 from common.program.line_limits import LineLimit

@@ -26,6 +26,7 @@ from agent.worker.drivers.wire.pool_runner import WirePoolRunner, draw_requests,
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.deliveries import DeliveryRecord
 from agent.worker.metrics.endpoints import Endpoints
+from agent.worker.metrics.hits import hit_counter
 from agent.worker.metrics.process_usage import ProcessUsage
 from agent.worker.metrics.rows import Outcomes, ThreadRecord, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
@@ -60,9 +61,10 @@ class _DriverParts:
     record: Callable[[CommandMix], WorkerRecord]
 
 
-def _driver_parts(mix: CommandMix, endpoints: Endpoints) -> dict[Driver, _DriverParts]:
+def _driver_parts(mix: CommandMix, endpoints: Endpoints, protocol: int) -> dict[Driver, _DriverParts]:
     """The drivers of one process; all wire pools share one loop."""
     loop = WireLoop()
+    wire_runner = partial(WirePoolRunner, loop=loop, mix=mix, endpoints=endpoints)
     return {
         Driver.CLIENT: _DriverParts(
             partial(ThreadPoolRunner, endpoints=endpoints), draw_operations, lambda _: ThreadRecord()
@@ -70,9 +72,7 @@ def _driver_parts(mix: CommandMix, endpoints: Endpoints) -> dict[Driver, _Driver
         Driver.ASYNCIO: _DriverParts(
             partial(TaskPoolRunner, endpoints=endpoints), draw_operations, lambda _: ThreadRecord()
         ),
-        Driver.WIRE: _DriverParts(
-            partial(WirePoolRunner, loop=loop, mix=mix, endpoints=endpoints), draw_requests, record_of
-        ),
+        Driver.WIRE: _DriverParts(wire_runner, draw_requests, lambda mix: record_of(mix, protocol)),
     }
 
 
@@ -116,7 +116,8 @@ class WorkerRun:
         per_hash_tag = keys_per_hash_tag(self._plan.target, self._plan.workload)
         self._mix = CommandMix(self._plan.workload, self._plan.seed, per_hash_tag)
         self._endpoints = Endpoints()
-        self._driver_parts = _driver_parts(self._mix, self._endpoints)
+        self._driver_parts = _driver_parts(self._mix, self._endpoints, self._plan.target.protocol)
+        self._counters = [hit_counter(template) for template in self._mix.templates]
         self._outcomes = Outcomes()
         self._shares = assignment.pools
         self._groups: dict[int, _PoolGroup] = {}
@@ -246,6 +247,7 @@ class WorkerRun:
             outcomes=self._outcomes,
             cancellation=self._cancellation,
             measures=measures,
+            counters=self._counters,
             batch=batch,
             transaction=workload.transaction > 0,
         )

@@ -7,6 +7,9 @@ also be given as a template.
 from __future__ import annotations
 
 from common.commands.labels import template_labels as template_labels
+from common.commands.lookups import Lookup as Lookup
+from common.commands.lookups import looked_up as looked_up
+from common.commands.lookups import lookup_of as lookup_of
 from common.commands.table import COMMANDS as COMMANDS
 from common.commands.table import PUBLISHING as PUBLISHING
 from common.commands.table import SUBSCRIBING as SUBSCRIBING

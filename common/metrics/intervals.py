@@ -62,8 +62,10 @@ class CommandMetrics(Metrics, frozen=True, kw_only=True):
 
     ok: operations done. errors: error replies by code ("WRONGTYPE", "READONLY", ...). failures: operations that ended
     without a reply, by class ("ConnectionError", "TimeoutError", "CheckoutTimeout", ...). Bytes are RESP bytes of
-    requests issued and replies read. service, response: ns of operations done, from actual and from intended send;
-    response is empty in a closed loop. failed: ns of operations that ended in an error or a failure.
+    requests issued and replies read. hits, misses: keys and items that operations done found and did not find; 0 if
+    replies do not show it (see `common.commands.lookups`). One reply may have several. service, response: ns of
+    operations done, from actual and from intended send; response is empty in a closed loop. failed: ns of operations
+    that ended in an error or a failure.
     """
 
     ok: Tally = 0
@@ -71,6 +73,8 @@ class CommandMetrics(Metrics, frozen=True, kw_only=True):
     failures: dict[str, Tally] = {}
     bytes_out: Tally = 0
     bytes_in: Tally = 0
+    hits: Tally = 0
+    misses: Tally = 0
     service: Histogram = EMPTY
     response: Histogram = EMPTY
     failed: Histogram = EMPTY
@@ -220,13 +224,16 @@ class GeneratorMetrics(Metrics, frozen=True, kw_only=True):
 
 class SecondMetrics(Metrics, frozen=True, kw_only=True):
     """One second of an interval of several seconds, with all pools and commands added up. The fields are explained at
-    `CommandMetrics`, `ConnectionMetrics` (gauges are sums over pools) and `GeneratorMetrics`."""
+    `CommandMetrics`, `ConnectionMetrics` (gauges are sums over pools) and `GeneratorMetrics`. hits, misses: by
+    command."""
 
     number: Tally
     issued: Tally = 0
     ok: Tally = 0
     errors: dict[str, Tally] = {}
     failures: dict[str, Tally] = {}
+    hits: dict[str, Tally] = {}
+    misses: dict[str, Tally] = {}
     service: Histogram = EMPTY
     response: Histogram = EMPTY
     open_peak: Tally = 0
@@ -246,12 +253,15 @@ class SecondMetrics(Metrics, frozen=True, kw_only=True):
         """The metrics of an interval of one second, without its commands."""
         pools, generator = interval.pools.values(), interval.generator
         commands = [command for pool in pools for command in pool.commands.values()]
+        hits, misses = hits_by_command(interval)
         return cls(
             number=interval.first,
             issued=interval.issued,
             ok=sum(command.ok for command in commands),
             errors=merge_counts(command.errors for command in commands),
             failures=merge_counts(command.failures for command in commands),
+            hits=hits,
+            misses=misses,
             service=Histogram.merge(command.service for command in commands),
             response=Histogram.merge(command.response for command in commands),
             open_peak=sum(pool.connections.open_peak for pool in pools),
@@ -309,6 +319,19 @@ def histograms_of(interval: IntervalMetrics) -> list[Histogram]:
     for second in interval.seconds:
         found += (second.service, second.response, second.loop_lag)
     return [histogram for histogram in found if histogram is not EMPTY]
+
+
+def hits_by_command(interval: IntervalMetrics) -> tuple[dict[str, int], dict[str, int]]:
+    """(hits, misses) of all pools by command, without zeros."""
+    hits: dict[str, int] = {}
+    misses: dict[str, int] = {}
+    for pool in interval.pools.values():
+        for name, command in pool.commands.items():
+            if command.hits:
+                hits[name] = hits.get(name, 0) + command.hits
+            if command.misses:
+                misses[name] = misses.get(name, 0) + command.misses
+    return hits, misses
 
 
 def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -451,16 +474,6 @@ def merge_by_stage(parts: Iterable[IntervalMetrics], how: Merge) -> tuple[Interv
     for part in parts:
         stages.setdefault(part.stage, []).append(part)
     return tuple(merge_intervals(group, how) for _, group in sorted(stages.items()))
-
-
-def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, ...]:
-    """One interval for each stage, with the metrics of each of its seconds. parts: intervals of one second."""
-    joined = []
-    for stage in merge_by_stage(parts := list(parts), Merge.CONSECUTIVE):
-        of_stage = [part for part in parts if part.stage == stage.stage]
-        seconds = tuple(map(SecondMetrics.from_interval, of_stage)) if len(of_stage) > 1 else ()
-        joined.append(msgspec.structs.replace(stage, seconds=seconds))
-    return tuple(joined)
 
 
 def merge_intervals(parts: Iterable[IntervalMetrics], how: Merge) -> IntervalMetrics:

@@ -1,12 +1,30 @@
-"""Splits intervals that are too large for one message."""
+"""Joins intervals of one second to an interval of several, and splits intervals that are too large for one message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
-from common.metrics.intervals import IntervalMetrics, Merge, PoolMetrics, merge_named, merge_pools
+from common.metrics.intervals import (
+    IntervalMetrics,
+    Merge,
+    PoolMetrics,
+    SecondMetrics,
+    merge_by_stage,
+    merge_named,
+    merge_pools,
+)
+
+
+def joined_seconds(parts: Iterable[IntervalMetrics]) -> tuple[IntervalMetrics, ...]:
+    """One interval for each stage, with the metrics of each of its seconds. parts: intervals of one second."""
+    joined = []
+    for stage in merge_by_stage(parts := list(parts), Merge.CONSECUTIVE):
+        of_stage = [part for part in parts if part.stage == stage.stage]
+        seconds = tuple(map(SecondMetrics.from_interval, of_stage)) if len(of_stage) > 1 else ()
+        joined.append(msgspec.structs.replace(stage, seconds=seconds))
+    return tuple(joined)
 
 
 def size_of(interval: IntervalMetrics) -> int:

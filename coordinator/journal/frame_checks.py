@@ -156,6 +156,9 @@ def _problems(interval: IntervalMetrics, names: _LegNames) -> Iterator[str]:
         for counts in (second.errors, second.failures):
             if counts:
                 yield from _problems_of_classes(counts, "errors")
+        for counts in (second.hits, second.misses):
+            if strange := counts.keys() - names.commands:
+                yield f"expected commands of the plan, {_names(names.commands)}, got {_names(strange)}"
     for pool in interval.pools.values():
         if strange := pool.commands.keys() - names.commands:
             yield f"expected commands of the plan, {_names(names.commands)}, got {_names(strange)}"
@@ -164,7 +167,8 @@ def _problems(interval: IntervalMetrics, names: _LegNames) -> Iterator[str]:
             yield from _problems_of_endpoints(pool, names)
         for command in pool.commands.values():
             # Fast path: nearly all commands have no errors, and frames come by the thousand.
-            if command.errors or command.failures or command.ok > MOST_VALUES:
+            most = max(command.ok, command.hits, command.misses)
+            if command.errors or command.failures or most > MOST_VALUES:
                 yield from _problems_of_command(command)
 
 
@@ -195,6 +199,8 @@ def _problems_of_command(command: CommandMetrics) -> Iterator[str]:
         yield from _problems_of_classes(command.failures, "errors")
     if command.operations > MOST_VALUES:
         yield f"expected at most {MOST_VALUES:,} operations, got {command.operations:,}"
+    if (most := max(command.hits, command.misses)) > MOST_VALUES:
+        yield f"expected at most {MOST_VALUES:,} hits and misses, got {most:,}"
 
 
 def _problems_of_classes(counts: Mapping[str, int], kind: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ It fits the terminal: the least important columns are left out, and as many seco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -12,24 +13,31 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from common.units import counted, format_seconds
+from common.units import counted, format_seconds, listed
 from coordinator.analysis.generator import BUSY_SHARE
 from coordinator.live.snapshot import (
     LatencyTimes,
     LiveAgent,
+    LiveHits,
     LiveScenario,
     LiveSecond,
     LiveServers,
     LiveSnapshot,
     LiveStage,
 )
-from coordinator.report.printing import as_text, ms
+from coordinator.report.printing import as_text, hit_rate, ms
 from coordinator.report.tables import FittedTable, TableCell, TableColumn, WithoutTrailingBlanks
 
 _AGENTS_SHOWN = 8
+_COMMANDS_SHOWN = 6
 _FEWEST_SECONDS = 3
 _STALE_S = 2.5
 """An agent sends a heartbeat every second; an age of more than two is coloured."""
+
+
+def hit_rates(commands: Sequence[LiveHits]) -> str:
+    """The hit rate of each command, or of the first ones."""
+    return listed([f"{each.command} {hit_rate(each.hits, each.misses)}" for each in commands], most=_COMMANDS_SHOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +91,14 @@ def _left(snapshot: LiveSnapshot) -> str:
     return " or ".join(left) + " left" if left else ""
 
 
+_HITS = "hits"
 _CLOSED_COLUMNS = (
     TableColumn("sec"),
     TableColumn("ops/s", 1),
     TableColumn("serv p50", 3),
     TableColumn("serv p99", 2),
     TableColumn("serv max", 4),
+    TableColumn(_HITS, 6),
     TableColumn("errors"),
     TableColumn("core", 5),
 )
@@ -101,17 +111,14 @@ _OPEN_COLUMNS = (
     TableColumn("resp p99", 2),
     TableColumn("resp max", 6),
     TableColumn("serv p99", 7),
+    TableColumn(_HITS, 9),
     TableColumn("errors"),
     TableColumn("core", 8),
 )
 
 
-def _closed_table() -> FittedTable:
-    return FittedTable("Service time (ms), from send to reply", _CLOSED_COLUMNS, rule=False)
-
-
-def _open_table() -> FittedTable:
-    return FittedTable("Response time (ms), from the intended send, and service time", _OPEN_COLUMNS, rule=False)
+_CLOSED_TITLE = "Service time (ms), from send to reply"
+_OPEN_TITLE = "Response time (ms), from the intended send, and service time"
 
 
 _SCENARIO_COLUMNS = (
@@ -148,17 +155,28 @@ def _scenarios(scenarios: tuple[LiveScenario, ...]) -> FittedTable:
 
 
 def _seconds(snapshot: LiveSnapshot, rows: tuple[LiveSecond, ...]) -> FittedTable:
-    table = _open_table() if snapshot.open_loop else _closed_table()
-    cells = _open if snapshot.open_loop else _closed
+    """The last seconds, with their hit rates if any replies show them."""
+    title, cells = (_OPEN_TITLE, _open) if snapshot.open_loop else (_CLOSED_TITLE, _closed)
+    columns = _OPEN_COLUMNS if snapshot.open_loop else _CLOSED_COLUMNS
+    shown = [at for at, column in enumerate(columns) if snapshot.hits or column.heading != _HITS]
+    table = FittedTable(title, [columns[at] for at in shown], rule=False)
     for row in rows:
-        table.add_row(*cells(row))
+        found = cells(row)
+        table.add_row(*[found[at] for at in shown])
     if not rows:
         table.add_row(*["-"] * len(table.columns))
     return table
 
 
 def _closed(row: LiveSecond) -> list[TableCell]:
-    return [str(row.second), f"{row.ops_per_s:,}", *_quantiles(row.service), _errors(row), _core(row.core_share)]
+    return [
+        str(row.second),
+        f"{row.ops_per_s:,}",
+        *_quantiles(row.service),
+        _hits(row),
+        _errors(row),
+        _core(row.core_share),
+    ]
 
 
 def _open(row: LiveSecond) -> list[TableCell]:
@@ -169,9 +187,14 @@ def _open(row: LiveSecond) -> list[TableCell]:
         as_text("-") if row.backlog is None else as_text(f"{row.backlog:,}", style="yellow" if row.backlog else ""),
         *_quantiles(row.response),
         "-" if row.service is None else ms(row.service.p99_us),
+        _hits(row),
         _errors(row),
         _core(row.core_share),
     ]
+
+
+def _hits(row: LiveSecond) -> str:
+    return hit_rate(sum(each.hits for each in row.hits), sum(each.misses for each in row.hits))
 
 
 def _quantiles(times: LatencyTimes | None) -> list[str]:
@@ -195,6 +218,8 @@ def _totals(snapshot: LiveSnapshot) -> Text:
         f"{snapshot.ops_per_s:,.0f} ops/s on average; {snapshot.connections_open:,} of "
         f"{counted(snapshot.connection_ceiling, 'connection')} open"
     )
+    if snapshot.hits:
+        totals.add_line(f"hits: {hit_rates(snapshot.hits)}")
     if snapshot.servers is not None:
         totals.add_line(_servers(snapshot.servers), style="yellow" if snapshot.servers.silent else "")
     return totals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,15 @@ class LatencyTimes:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveHits:
+    """What the operations of one command found and did not find."""
+
+    command: str
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True)
 class LiveSecond:
     """One complete second.
 
@@ -35,7 +45,7 @@ class LiveSecond:
     one core that the busiest worker process used; None if no agent reports it. length_s: how long the load lasted in
     the second, see `coordinator.analysis.per_second`. wanted_per_s: mean rate that the plan wants; None in a closed
     loop. backlog: operations that were due by its end, but not sent. is_final: the end of the load will not be added to
-    this second.
+    this second. hits: of each command whose replies show them.
     """
 
     second: int
@@ -49,6 +59,7 @@ class LiveSecond:
     wanted_per_s: float | None = None
     backlog: int | None = None
     is_final: bool = True
+    hits: tuple[LiveHits, ...] = ()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -135,6 +146,7 @@ class LiveSnapshot:
     before the start, and if the load has one leg. open_loop: at least one leg has a rate. corrected: final rows that
     may have changed, because an agent that was cut off reported its share, or the load ended earlier than planned.
     standing_by: agents without a share. scenarios: empty for a plan with one. servers: None if they are not watched.
+    hits: of each command whose replies show them.
     """
 
     elapsed_s: float
@@ -155,6 +167,7 @@ class LiveSnapshot:
     corrected: tuple[LiveSecond, ...] = ()
     standing_by: int = 0
     scenarios: tuple[LiveScenario, ...] = ()
+    hits: tuple[LiveHits, ...] = ()
     until_stopped: bool = False
     servers: LiveServers | None = None
 
@@ -206,7 +219,15 @@ def build_snapshot(
         scenarios=tuple(_scenario(part, elapsed_s, stopped_s, drawn) for part in aggregate.parts),
         until_stopped=any(part.opened.plan.load.runs_until_stopped for part in aggregate.scenarios if part.opened),
         servers=_servers(aggregate),
+        hits=_hits(
+            sum((stage.hits for stage in measured), Counter[str]()),
+            sum((stage.misses for stage in measured), Counter[str]()),
+        ),
     )
+
+
+def _hits(hits: Mapping[str, int], misses: Mapping[str, int]) -> tuple[LiveHits, ...]:
+    return tuple(LiveHits(name, hits.get(name, 0), misses.get(name, 0)) for name in dict.fromkeys((*hits, *misses)))
 
 
 def _servers(aggregate: Aggregate) -> LiveServers | None:
@@ -288,6 +309,7 @@ def _row(seconds: ShownSeconds, number: int, run: Aggregate) -> LiveSecond:
         wanted_per_s=shown.wanted_per_s,
         backlog=shown.backlog,
         is_final=number <= seconds.final_through,
+        hits=_hits(second.hits, second.misses),
     )
 
 

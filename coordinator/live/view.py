@@ -18,7 +18,7 @@ from common.clock import MonotonicNs, monotonic_ns
 from common.closing import Closing
 from common.program.stderr_writer import is_behind
 from common.units import NS_PER_S, counted
-from coordinator.live.screen import Screen
+from coordinator.live.screen import Screen, hit_rates
 from coordinator.live.snapshot import LatencyTimes, LiveScenario, LiveSecond, LiveSnapshot
 from coordinator.report.printing import as_text, ms
 
@@ -157,6 +157,8 @@ def _plain_second(row: LiveSecond, snapshot: LiveSnapshot, corrected: str = "") 
         parts.append(_latencies("service", row.service))
     else:
         parts.append(f"service p99 {ms(row.service.p99_us)} ms")
+    if row.hits:
+        parts.append(f"hits {hit_rates(row.hits)}")
     parts.append(counted(row.errors, "error"))
     if row.core_share is not None:
         parts.append(f"{row.core_share:.0%} of a core")

@@ -130,3 +130,11 @@ def ms(us: float) -> str:
 def rounded(value: float) -> str:
     """Return a number with one decimal below 1,000, and without decimals from there on."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def hit_rate(hits: int | None, misses: int | None) -> str:
+    """Return the share of lookups that were hits; "-" without any. 100% and 0% are exact."""
+    if hits is None or misses is None or not hits + misses:
+        return "-"
+    share = hits / (hits + misses)
+    return f"{share:.1%}" if not (hits and misses) else f"{min(max(share, 0.001), 0.999):.1%}"

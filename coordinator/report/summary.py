@@ -261,6 +261,7 @@ def _by_command(totals: IntervalMetrics) -> dict[str, CommandMetrics]:
 
 
 def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats:
+    looks_up = command.hits + command.misses > 0
     return Stats(
         operations=command.operations,
         ok=command.ok,
@@ -273,6 +274,8 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
             response=quantiles(command.response, _US) if open_loop else None,
             failed=quantiles(command.failed, _US),
         ),
+        hits=command.hits if looks_up else None,
+        misses=command.misses if looks_up else None,
     )
 
 

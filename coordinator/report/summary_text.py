@@ -20,6 +20,7 @@ from coordinator.report.printing import (
     as_text,
     counts_by_name,
     facts,
+    hit_rate,
     ms,
     rounded,
     short_number,
@@ -174,6 +175,7 @@ def _wanted(stage: StageSummary) -> SafeText:
     return wanted
 
 
+_HITS = "Hits"
 _LATENCY_COLUMNS = (
     TableColumn("Type", fold=12),
     TableColumn("Ops/s", 1),
@@ -184,6 +186,7 @@ _LATENCY_COLUMNS = (
     TableColumn("p99.9", 5),
     TableColumn("max", 4),
     TableColumn("KiB/s", 8),
+    TableColumn(_HITS, 6, called="hit rate"),
     TableColumn("Errors"),
 )
 
@@ -192,7 +195,9 @@ def _latency_table(
     summary: Summary, title: str, of: Callable[[Stats], Quantiles], scenarios: Sequence[ScenarioSummary]
 ) -> FittedTable:
     """scenarios: those to show. The totals are of all scenarios, so they are left out if some are not shown."""
-    table = FittedTable(title, _LATENCY_COLUMNS, elsewhere=_ELSEWHERE)
+    shows_hits = summary.totals.hits is not None
+    columns = [column for column in _LATENCY_COLUMNS if shows_hits or column.heading != _HITS]
+    table = FittedTable(title, columns, elsewhere=_ELSEWHERE)
     if len(summary.scenarios) > 1:
         groups = [{f"{each.name} {name}": stats for name, stats in each.commands.items()} for each in scenarios]
     else:
@@ -203,15 +208,17 @@ def _latency_table(
             groups.append({f"pool {prefix}{name}": stats for name, stats in each.pools.items()})
     for group in groups:
         for name, stats in group.items():
-            table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s))
+            table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s, shows_hits))
         table.end_section()
     if len(scenarios) == len(summary.scenarios):
-        totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s)
+        totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s, shows_hits)
         table.add_row(*totals, style="bold")
     return table
 
 
-def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float) -> list[str | SafeText]:
+def _latency_row(
+    name: str, stats: Stats, latency: Quantiles, duration_s: float, shows_hits: bool
+) -> list[str | SafeText]:
     kib = (stats.bytes_out + stats.bytes_in) / 1024
     times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
     return [
@@ -219,6 +226,7 @@ def _latency_row(name: str, stats: Stats, latency: Quantiles, duration_s: float)
         rounded(stats.ops_per_s),
         *(ms(us) if latency.count else "-" for us in times_us),
         rounded(kib / duration_s if duration_s > 0 else 0.0),
+        *([hit_rate(stats.hits, stats.misses)] if shows_hits else []),
         as_text(f"{stats.errors:,}", style="red" if stats.errors else ""),
     ]
 

@@ -54,7 +54,8 @@ class Latency(SummaryPart, frozen=True, kw_only=True):
 
 
 class Stats(SummaryPart, frozen=True, kw_only=True):
-    """Operations that ended; ops_per_s counts the successful ones."""
+    """Operations that ended; ops_per_s counts the successful ones. hits, misses: keys, fields, members and values that
+    successful reads and pops found and did not find; MGET looks up several. None without a reply that shows it."""
 
     operations: int
     ok: int
@@ -63,6 +64,8 @@ class Stats(SummaryPart, frozen=True, kw_only=True):
     bytes_out: int
     bytes_in: int
     latency_us: Latency
+    hits: int | None = None
+    misses: int | None = None
 
 
 class EndpointStats(Stats, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
 from common.units import NS_PER_S, printable
 from coordinator.analysis.per_second import ShownSecond, ShownSeconds
@@ -32,6 +33,8 @@ COLUMNS = (
     "connections_wanted",
     "scenario",
     "time_utc",
+    "hits",
+    "misses",
 )
 
 
@@ -48,13 +51,17 @@ def timeseries_csv(aggregate: Aggregate) -> str:
     connections_wanted: connections that were open or being opened (with the wire driver: all its connections); empty if
     an agent's release does not report it. scenario: its name; a run with several has a row for each of them and second.
     time_utc: when the row begins, by the coordinator's wall clock at the start of the load; empty in a run of an
-    earlier release.
+    earlier release. hits, misses: of all commands, empty if no reply shows them. For each command whose replies do,
+    `hits:NAME` and `misses:NAME` follow.
     """
     t0_utc_ns = aggregate.started.t0_utc_ns if aggregate.started else None
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, shown in scenario_rows(aggregate):
+    rows = scenario_rows(aggregate)
+    commands = sorted({name for _, shown in rows for name in (*shown.second.hits, *shown.second.misses)})
+    columns = [f"{what}:{printable(name)}" for name in commands for what in ("hits", "misses")]
+    writer.writerow((*COLUMNS, *columns))
+    for name, shown in rows:
         wanted = "" if shown.wanted_per_s is None else round(shown.wanted_per_s, 3)
         rate = [round(shown.length_s, 3), wanted, _known(shown.backlog)]
         writer.writerow(
@@ -66,6 +73,7 @@ def timeseries_csv(aggregate: Aggregate) -> str:
                 _known(shown.second.connections_wanted),
                 printable(name),
                 "" if t0_utc_ns is None else utc_text(t0_utc_ns + shown.number * NS_PER_S),
+                *_hits(shown.second, commands),
             ]
         )
     return text.getvalue()
@@ -80,6 +88,15 @@ def scenario_rows(aggregate: Aggregate) -> list[tuple[str, ShownSecond]]:
         if (shown.number + 1) * NS_PER_S > part.timeline.legs[0].begin_ns
     ]
     return sorted(rows, key=lambda row: row[1].number)
+
+
+def _hits(second: Second, commands: Sequence[str]) -> list[int | str]:
+    """The hits and misses of all commands, and of each."""
+    hits, misses = second.hits, second.misses
+    everything: list[int | str] = [sum(hits.values()), sum(misses.values())] if hits or misses else ["", ""]
+    return everything + [
+        counts.get(name, 0) if name in hits or name in misses else "" for name in commands for counts in (hits, misses)
+    ]
 
 
 def _known(count: int | None) -> int | str:

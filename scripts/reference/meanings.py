@@ -26,6 +26,8 @@ _STATS = {
     "bytes_out": "RESP bytes sent",
     "bytes_in": "RESP bytes received",
     "latency_us": "latencies in microseconds",
+    "hits": "keys, fields, members or values that operations done found; null if no reply shows it",
+    "misses": "the same, not found",
 }
 
 SUMMARY: dict[str, dict[str, str]] = {

@@ -237,3 +237,12 @@ def _watched(
         for name, pool in one.pools.items()
     }
     return msgspec.structs.replace(one, generator=generator, pools=pools)
+
+
+def looking_up(**found: tuple[int, int]) -> list[AnyRecord]:
+    """A run of one agent and two seconds, in each of which commands have these hits and misses."""
+    commands = {
+        name: command(histogram(*[2000] * 4), hits=hits, misses=misses) for name, (hits, misses) in found.items()
+    }
+    frames = [accepted("a1", second, interval(second, commands)) for second in range(2)]
+    return [opened(agents=("a1",)), *frames, noted("a1", 8 * len(commands)), closed(duration_s=2.0)]

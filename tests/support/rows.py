@@ -24,6 +24,7 @@ class Row(NamedTuple):
     bytes_in: int = 1
     wait_ns: int = 0
     endpoint: int = NO_ENDPOINT
+    found: int = 0
     count: int = 1
 
     def packed(self) -> bytes:

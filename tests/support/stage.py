@@ -13,10 +13,12 @@ from agent.worker.drivers.aio import run_asyncio_worker
 from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.client import run_client_worker
 from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.hits import hit_counter
 from agent.worker.metrics.rows import Outcomes, ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation
+from common.commands import COMMANDS
 from common.plan.schema import Driver
 from common.redis_client import Failure
 from common.units import NS_PER_S
@@ -27,6 +29,7 @@ MS = 1_000_000
 GET: Operation = (0, ("GET", b"key"), 22, None)
 SET: Operation = (1, ("SET", b"key", b"value"), 33, None)
 MEASURES = [lambda reply: 100 + len(reply), lambda _: 5]
+COUNTERS = [hit_counter(COMMANDS["GET"].template), None]
 
 Reply = Any
 
@@ -72,6 +75,7 @@ class Stage:
             outcomes=self.outcomes,
             cancellation=self.cancellation,
             measures=MEASURES,
+            counters=COUNTERS,
             batch=batch,
             transaction=transaction,
         )

@@ -15,6 +15,7 @@ import redis
 from redis._parsers import _HiredisParser
 
 from agent.worker.drivers.base import WorkerContext
+from agent.worker.drivers.wire.batch_hits import BatchHits
 from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection
 from agent.worker.drivers.wire.poller import READ, WRITE
@@ -23,6 +24,7 @@ from agent.worker.drivers.wire.requests import OperationRequestSource, PackedReq
 from agent.worker.drivers.wire.routing import PoolServices, RequestRouter, TargetNode
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventKind, EventLog
+from agent.worker.metrics.hits import hit_counter, shown_by_nil
 from agent.worker.metrics.rows import Outcomes
 from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
@@ -224,7 +226,11 @@ class WireStage:
         self.cancellation, self.outcomes, self.events = Cancellation(), Outcomes(), EventLog()
         self.span = Span(T0_NS, end_ns, lambda: self.now_ns, lambda _: None)
         self.poller = FakePoller()
-        self.record = WireRecord([fixed_reply_bytes(COMMANDS[name].template) for name in NAMES])
+        templates = [COMMANDS[name].template for name in NAMES]
+        counters = [hit_counter(template) for template in templates]
+        self.record = WireRecord(
+            [fixed_reply_bytes(template) for template in templates], list(map(shown_by_nil, templates)), PROTOCOL
+        )
         schedule = None if due is None else iter([*due, *repeat(NEVER_NS, 1000)])
         made: Any = repeat(GET) if operations is None else operations
         pacer = Pacer(self.span, batch=batch, quota=quota, schedule=schedule)
@@ -250,6 +256,7 @@ class WireStage:
             outcomes=self.outcomes,
             cancellation=self.cancellation,
             measures=[reply_measure(name, PROTOCOL, callbacks) for name in NAMES],
+            counters=counters,
             batch=batch,
             transaction=transaction,
         )
@@ -275,6 +282,7 @@ class WireStage:
         self.refreshes = self.uncovered_refreshes = 0
         services = PoolServices(
             replies=ReplyParser(NAMES, callbacks, [raw_measure(name, PROTOCOL) for name in NAMES]),
+            hits=BatchHits(templates, counters),
             events=self.events,
             reopen=self.reopening.append,
             reopen_later=self.reopening_later.append,

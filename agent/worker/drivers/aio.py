@@ -240,7 +240,7 @@ def _end_if_cut(context: TaskContext, now_ns: int) -> None:
 
 async def _run_singles(context: TaskContext) -> None:
     # The hot path, hence the local names.
-    span, record, measures = context.span, context.record, context.measures
+    span, record, measures, counters = context.span, context.record, context.measures, context.counters
     take, checkout, give_back = context.pool.take, context.pool.checkout, context.pool.give_back
     add, now = record.add, monotonic_ns
     begin_ns = end_ns = now()
@@ -277,17 +277,19 @@ async def _run_singles(context: TaskContext) -> None:
         except (Exception, CancelledError) as error:  # noqa: BLE001 - any error of a client ends the operation
             end_ns = now()
             row, bytes_in = failed_kind(context, row, error)
+            found = 0
             has_failed = not bytes_in
             _end_if_cut(context, end_ns)
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
+            found = 0 if (count := counters[row]) is None else count(reply)
             if follow is not None and (failure := follow(reply)) is not None:
                 row += len(measures) * context.outcomes.number(failure)
         endpoint = instance.events.endpoint
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
-        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns, endpoint))
+        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns, endpoint, found))
 
 
 async def _run_batches(context: TaskContext) -> None:

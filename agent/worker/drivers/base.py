@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from agent.worker.metrics.connection_events import EventLog
+from agent.worker.metrics.hits import HitCounter
 from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.rows import Outcomes, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure
@@ -33,8 +34,9 @@ and the other workers would starve."""
 class WorkerContext(Generic[P]):
     """Everything that one worker thread, task or loop uses.
 
-    pool: lends client instances. measures: by row of the mix, a function that returns the bytes of a reply. batch:
-    operations per round trip. transaction: each batch is a MULTI/EXEC. Workers share span, pool, outcomes and
+    pool: lends client instances. measures: by row of the mix, a function that returns the bytes of a reply. counters:
+    by row, a function that returns the hits and misses of a reply; None for commands whose replies do not show them.
+    batch: operations per round trip. transaction: each batch is a MULTI/EXEC. Workers share span, pool, outcomes and
     cancellation.
     """
 
@@ -46,6 +48,7 @@ class WorkerContext(Generic[P]):
     outcomes: Outcomes
     cancellation: Cancellation
     measures: Sequence[Measure]
+    counters: Sequence[HitCounter | None]
     batch: int
     transaction: bool
 

@@ -95,7 +95,7 @@ def run_client_worker(context: ThreadContext) -> None:
 
 def _run_singles(context: ThreadContext) -> None:
     # The hot path, hence the local names: everything except the call itself must take only a few microseconds.
-    span, record, measures = context.span, context.record, context.measures
+    span, record, measures, counters = context.span, context.record, context.measures, context.counters
     checkout, give_back = context.pool.checkout, context.pool.give_back
     add, now = record.add, monotonic_ns
     begin_ns = end_ns = now()
@@ -129,16 +129,18 @@ def _run_singles(context: ThreadContext) -> None:
         except Exception as error:  # noqa: BLE001 - any error of a client ends the operation
             end_ns = now()
             row, bytes_in = failed_kind(context, row, error)
+            found = 0
             has_failed = due_ns < 0 and not bytes_in
         else:
             end_ns = now()
             bytes_in = measures[row](reply)
+            found = 0 if (count := counters[row]) is None else count(reply)
             if follow is not None and (failure := follow(reply)) is not None:
                 row += len(measures) * context.outcomes.number(failure)
         endpoint = instance.events.endpoint
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
-        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns, endpoint))
+        add(pack_row(end_ns, row, end_ns - begin_ns, lag_ns, turn.leg, bytes_out, bytes_in, wait_ns, endpoint, found))
 
 
 def _run_batches(context: ThreadContext) -> None:

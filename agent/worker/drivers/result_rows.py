@@ -43,7 +43,7 @@ def result_rows(
     of each reply if it is known, otherwise replies are measured. parse: converts a raw reply to the command of a row
     into a reply or an error.
     """
-    measures = context.measures
+    measures, counters = context.measures, context.counters
     # MULTI and EXEC belong to the whole batch; their bytes count for its first operation.
     extra_out = MULTI_EXEC_REQUEST_BYTES if context.transaction else 0
     extra_in = transaction_reply_bytes(executed) if executed else 0
@@ -52,17 +52,19 @@ def result_rows(
     for (due_ns, (row, _, bytes_out, follow), reply, ended_ns), endpoint in zip(results, endpoints, strict=False):
         if parse is not None:
             reply = parse(row, reply)
-        kind = row
+        kind, found = row, 0
         if isinstance(reply, BaseException):
             kind, size = failed_kind(context, row, reply)
         else:
             size = measures[row](reply)
+            if (count := counters[row]) is not None:
+                found = count(reply)
             if follow is not None and (failure := follow(reply)) is not None:
                 kind += len(measures) * context.outcomes.number(failure)
         size = size + queued + extra_in if bytes_in is None else bytes_in
         lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
-        sent = bytes_out + extra_out
-        rows.append(pack_row(ended_ns, kind, ended_ns - begun_ns, lag_ns, leg, sent, size, wait_ns, endpoint))
+        sent, took_ns = bytes_out + extra_out, ended_ns - begun_ns
+        rows.append(pack_row(ended_ns, kind, took_ns, lag_ns, leg, sent, size, wait_ns, endpoint, found))
         wait_ns, extra_out, extra_in = NONE, 0, 0
     return b"".join(rows)
 
@@ -89,7 +91,7 @@ def record_checkout_timeout(
     leg = turn.leg
     for due_ns, row in zip(turn.times_ns, rows, strict=True):
         lag_ns = max(0, end_ns - timeout.waited_ns - due_ns) if due_ns >= 0 else NONE
-        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, leg, 0, 0, wait_ns, NO_ENDPOINT))
+        record.add(pack_row(end_ns, row + outcome, timeout.waited_ns, lag_ns, leg, 0, 0, wait_ns, NO_ENDPOINT, 0))
         wait_ns = NONE
     return end_ns
 
@@ -99,4 +101,4 @@ def record_unsent(context: WorkerContext[Any], turn: Turn, wait_ns: int) -> None
     such waits are the longest."""
     context.record.unsent += context.pacer.unsent(turn.times_ns)
     if wait_ns:
-        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, wait_ns, NO_ENDPOINT))
+        context.record.add(pack_row(monotonic_ns(), WAIT_ONLY, 0, NONE, LEG_BY_TIME, 0, 0, wait_ns, NO_ENDPOINT, 0))

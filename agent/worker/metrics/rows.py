@@ -1,6 +1,6 @@
 """The results of workers per second of the run: packed rows on the hot path, histograms later.
 
-Each worker has its own buffer, and appends one row of nine 64-bit numbers for each operation: without a lock, shared
+Each worker has its own buffer, and appends one row of ten 64-bit numbers for each operation: without a lock, shared
 data, or objects for the garbage collector. (The wire driver appends one row for each batch, see
 `drivers.wire.batch_rows`.) The collector takes the rows of a buffer and adds them up with numpy, some thousand at a
 time, so that they fit the CPU cache and no thread waits for long. Appending and taking are one step each under the
@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.worker.metrics.endpoints import Endpoints
+from agent.worker.metrics.hits import hits_of
 from agent.worker.pacing.pacer import LEG_BY_TIME, NEVER_NS
 from common.metrics.histogram import EMPTY, Ints, RunningHistogram
 from common.metrics.intervals import (
@@ -40,9 +41,9 @@ from common.redis_client import NO_ENDPOINT, Failure
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
-"""Shape (n, 10), column-major; the columns are named below."""
+"""Shape (n, 11), column-major; the columns are named below."""
 
-ENDED_NS, KIND, SERVICE_NS, LAG_NS, LEG, BYTES_OUT, BYTES_IN, WAIT_NS, ENDPOINT, COUNT = range(10)
+ENDED_NS, KIND, SERVICE_NS, LAG_NS, LEG, BYTES_OUT, BYTES_IN, WAIT_NS, ENDPOINT, FOUND, COUNT = range(11)
 """The columns of `Rows`.
 
 KIND: row of the mix + number of rows * outcome, see `Outcomes`; WAIT_ONLY for a checkout without an operation.
@@ -51,18 +52,19 @@ LEG: number of the leg of the timeline; LEG_BY_TIME: the leg of the intended sen
 BYTES_OUT: 0 for an operation that was never sent.
 WAIT_NS: of the checkout; NONE for all operations of a batch except the first.
 ENDPOINT: see `Endpoints`; NO_ENDPOINT for a target that is one server.
-COUNT: number of operations in the row, at least 1. They differ only in their bytes, which are added up.
+FOUND: hits and misses, see `metrics.hits`; only those of operations done count.
+COUNT: number of operations in the row, at least 1. They differ only in BYTES_OUT, BYTES_IN and FOUND, which are sums.
 """
 
 NONE = -1
 WAIT_ONLY = -1
 
-_COLUMNS = 10
+_COLUMNS = 11
 _MOST_OUTCOMES = 1 << 16
-PACKED = 9
+PACKED = 10
 """Number of columns that `pack_row` packs: all except COUNT."""
 
-pack_row: Callable[[int, int, int, int, int, int, int, int, int], bytes] = struct.Struct("=9q").pack
+pack_row: Callable[[int, int, int, int, int, int, int, int, int, int], bytes] = struct.Struct("=10q").pack
 """Packs a row of one operation, in the order of the columns."""
 
 NO_ROWS: Rows = np.empty((0, _COLUMNS), dtype=np.int64, order="F")
@@ -283,10 +285,10 @@ class RowSums:
 class _KindSums:
     """Sums of the rows of one kind."""
 
-    __slots__ = ("bytes_in", "bytes_out", "count", "response", "service")
+    __slots__ = ("bytes_in", "bytes_out", "count", "hits", "misses", "response", "service")
 
     def __init__(self) -> None:
-        self.count = self.bytes_out = self.bytes_in = 0
+        self.count = self.bytes_out = self.bytes_in = self.hits = self.misses = 0
         self.service, self.response = RunningHistogram(), RunningHistogram()
 
     def add(self, columns: Ints, is_open: bool) -> None:
@@ -296,6 +298,9 @@ class _KindSums:
         self.count += count
         self.bytes_out += int(columns[BYTES_OUT].sum())
         self.bytes_in += int(columns[BYTES_IN].sum())
+        hits, misses = hits_of(int(columns[FOUND].sum()))
+        self.hits += hits
+        self.misses += misses
         self.service.add(service_ns, _weights(counts, count))
         if is_open:
             _add_known(self.response, service_ns + lag_ns, counts, lag_ns)
@@ -309,6 +314,8 @@ class _KindSums:
             failures={} if replied else {name: self.count},
             bytes_out=self.bytes_out,
             bytes_in=self.bytes_in,
+            hits=self.hits if done else 0,
+            misses=self.misses if done else 0,
             service=self.service.histogram() if done else EMPTY,
             response=self.response.histogram() if done else EMPTY,
             failed=EMPTY if done else self.service.histogram(),

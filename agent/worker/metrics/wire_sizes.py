@@ -38,7 +38,7 @@ MULTI_EXEC_REQUEST_BYTES = len(b"*1\r\n$5\r\nMULTI\r\n*1\r\n$4\r\nEXEC\r\n")
 _OK_BYTES = len(b"+OK\r\n")
 _FLAG_BYTES = len(b":1\r\n")
 _RAW_BOOL_BYTES = len(b"#t\r\n")
-_NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
+NIL_BYTES = {2: len(b"$-1\r\n"), 3: len(b"_\r\n")}
 _TABLE_SIZE = 1025
 """Sizes of shorter replies are in a table, for speed: every reply is measured."""
 _WHOLE = 1 << 62
@@ -129,7 +129,7 @@ def fixed_reply_bytes(template: Template) -> int | None:
 
 def _plain_measure(protocol: int, true_bytes: int, is_status: bool) -> Measure:
     """Measures replies that redis-py returns unchanged. is_status: text is a status, not a bulk string."""
-    nil_bytes = _NIL_BYTES[protocol]
+    nil_bytes = NIL_BYTES[protocol]
     text_bytes = 3 if is_status else None
     sizes = [length + (text_bytes or len(str(length)) + 5) for length in range(_TABLE_SIZE)]
 

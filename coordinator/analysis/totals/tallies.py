@@ -22,6 +22,7 @@ from common.metrics.intervals import (
     Merge,
     SecondMetrics,
     add_named,
+    hits_by_command,
     merge_counts,
     merge_delays,
     merge_intervals,
@@ -135,6 +136,8 @@ class SecondPart(NamedTuple):
     errors: int
     failures: Mapping[str, int]
     refusals: Mapping[str, int]
+    hits: Mapping[str, int]
+    misses: Mapping[str, int]
     service: Sequence[Histogram]
     response: Sequence[Histogram]
     loop_lag: Histogram
@@ -154,6 +157,8 @@ class SecondPart(NamedTuple):
             second.error_count,
             second.failures,
             second.errors,
+            second.hits,
+            second.misses,
             (second.service,),
             (second.response,),
             second.loop_lag,
@@ -173,6 +178,7 @@ def spread_over_seconds(interval: IntervalMetrics) -> Iterator[SecondPart]:
     ok, errors = sum([command.ok for command in commands]), sum([command.error_count for command in failed])
     failures = merge_counts([command.failures for command in failed])
     refusals = merge_counts([command.errors for command in failed])
+    hits, misses = hits_by_command(interval)
     span = interval.last - interval.first + 1
     for position, number in enumerate(range(interval.first, interval.last + 1)):
         yield SecondPart(
@@ -180,8 +186,10 @@ def spread_over_seconds(interval: IntervalMetrics) -> Iterator[SecondPart]:
             _part(interval.issued, position, span),
             _part(ok, position, span),
             _part(errors, position, span),
-            {name: _part(count, position, span) for name, count in failures.items()},
-            {name: _part(count, position, span) for name, count in refusals.items()},
+            _parts(failures, position, span),
+            _parts(refusals, position, span),
+            _parts(hits, position, span),
+            _parts(misses, position, span),
             [command.service for command in commands],
             [command.response for command in commands],
             generator.loop_lag,
@@ -198,15 +206,19 @@ def _part(count: int, position: int, parts: int) -> int:
     return count * (position + 1) // parts - count * position // parts
 
 
+def _parts(counts: Mapping[str, int], position: int, parts: int) -> dict[str, int]:
+    return {name: _part(count, position, parts) for name, count in counts.items()}
+
+
 @dataclass(slots=True)
 class Second:
     """One second of the run, over all agents and commands.
 
     operations: ended operations; ended_open: those of an open loop. begun: operations begun until shortly after the
-    second. failures, refusals: errors by class, without a reply and with an error reply. connections_open: sum of the
-    agents' peaks of open connections. open_peaks, wanted_peaks and busy: gauges by agent id, in a run with several
-    scenarios by agent id, NUL and scenario; after `compact`, only those that came later. past_gauges: the gauges before
-    `compact`.
+    second. failures, refusals: errors by class, without a reply and with an error reply. hits, misses: by command.
+    connections_open: sum of the agents' peaks of open connections. open_peaks, wanted_peaks and busy: gauges by agent
+    id, in a run with several scenarios by agent id, NUL and scenario; after `compact`, only those that came later.
+    past_gauges: the gauges before `compact`.
     """
 
     operations: int = 0
@@ -216,6 +228,8 @@ class Second:
     errors: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     refusals: dict[str, int] = field(default_factory=dict)
+    hits: dict[str, int] = field(default_factory=dict)
+    misses: dict[str, int] = field(default_factory=dict)
     connections_open: int = 0
     open_peaks: dict[str, int] = field(default_factory=dict)
     wanted_peaks: dict[str, int] = field(default_factory=dict)
@@ -263,6 +277,9 @@ class Second:
         for counts, more in ((self.failures, part.failures), (self.refusals, part.refusals)):
             for name, count in more.items():
                 add_named(counts, name, count)
+        for counts, more in ((self.hits, part.hits), (self.misses, part.misses)):
+            for name, count in more.items():
+                counts[name] = counts.get(name, 0) + count
         self.service.add(*part.service)
         self.response.add(*part.response)
         self.loop_lag.add(part.loop_lag)
@@ -290,12 +307,15 @@ class Second:
 @dataclass(slots=True)
 class StageTally:
     """Sums of one leg of the load's timeline. operations: ended operations. late: operations that were sent after the
-    end of the leg. busy, delays: by agent id; delays only of agents whose release reports them."""
+    end of the leg. hits, misses: by command. busy, delays: by agent id; delays only of agents whose release reports
+    them."""
 
     operations: int = 0
     ok: int = 0
     unsent: int = 0
     late: int = 0
+    hits: Counter[str] = field(default_factory=Counter)
+    misses: Counter[str] = field(default_factory=Counter)
     busy: dict[str, BusyTime] = field(default_factory=dict)
     delays: dict[str, GeneratorDelays] = field(default_factory=dict)
     _totals: IntervalMetrics = _NOTHING
@@ -320,6 +340,9 @@ class StageTally:
         self.ok += ok
         self.unsent += interval.unsent
         self.late += interval.late
+        hits, misses = hits_by_command(interval)
+        self.hits.update(hits)
+        self.misses.update(misses)
         self._waiting.append(msgspec.structs.replace(interval, stage=0))
         if len(self._waiting) >= _MERGE_AT_ONCE:
             self._merge_waiting()

@@ -24,7 +24,6 @@ from common.metrics.intervals import (
     Merge,
     PoolMetrics,
     SecondMetrics,
-    joined_seconds,
     merge_by_stage,
     merge_commands,
     merge_connections,
@@ -37,7 +36,7 @@ from common.metrics.intervals import (
     merge_named,
     merge_pools,
 )
-from common.metrics.splitting import size_of, split_interval
+from common.metrics.splitting import joined_seconds, size_of, split_interval
 from common.protocol.codec import pack, unpack
 from common.serde import from_builtins, to_builtins
 
@@ -347,6 +346,8 @@ def test_joined_seconds_lose_only_the_commands_of_each_second(parts: list[Interv
         assert second.issued == part.issued
         assert second.service == Histogram.merge(command.service for command in commands)
         assert second.response == Histogram.merge(command.response for command in commands)
+        assert sum(second.hits.values()) == sum(command.hits for command in commands)
+        assert sum(second.misses.values()) == sum(command.misses for command in commands)
     assert unpack(pack(joined), IntervalMetrics) == joined
 
 

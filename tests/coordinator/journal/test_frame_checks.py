@@ -16,8 +16,8 @@ from common.metrics.intervals import (
     IntervalMetrics,
     PoolMetrics,
     SecondMetrics,
-    joined_seconds,
 )
+from common.metrics.splitting import joined_seconds
 from common.plan.schema import Command, Pools, Scenario, Target, Then, Workload
 from common.protocol.messages import MAX_INTERVALS, MetricsFrame, PoolShare
 from common.units import NS_PER_S
@@ -104,6 +104,12 @@ def test_frames_that_fit_the_share_of_an_agent_are_accepted(intervals: list[Inte
         (
             msgspec.structs.replace(interval(0), pools={f"pool {n}": PoolMetrics() for n in range(5000)}),
             'got "pool 0", "pool 1", "pool 10" and 4,997 more',
+        ),
+        (of_command(CommandMetrics(hits=MOST_VALUES + 1)), "expected at most 68,719,476,736 hits and misses, got"),
+        (of_command(CommandMetrics(misses=MOST_VALUES + 1)), "expected at most 68,719,476,736 hits and misses, got"),
+        (
+            with_seconds(SecondMetrics(number=0, ok=2, issued=2, hits={"KEYS": 1})),
+            'expected commands of the plan, "DEL", "GET", "write", got "KEYS"',
         ),
         (of_command(CommandMetrics(), "SET"), 'expected commands of the plan, "DEL", "GET", "write", got "SET"'),
         (of_command(CommandMetrics(ok=MOST_VALUES + 1)), "expected at most 68,719,476,736 operations"),

@@ -21,6 +21,7 @@ from tests.support.records import (
     command,
     histogram,
     interval,
+    looking_up,
     noted,
     opened,
     plan,
@@ -361,3 +362,15 @@ def test_a_scenario_has_ended_when_its_requests_are_done() -> None:
     run[0] = msgspec.structs.replace(first, plan=msgspec.structs.replace(first.plan, scenarios=(reads, counted)))
     shown = build_snapshot(fold(run), [], 1.99)
     assert [(each.name, each.state) for each in shown.scenarios] == [("reads", "running"), ("writes", "ended")]
+
+
+def test_both_views_show_hit_rates_by_command() -> None:
+    shown = build_snapshot(fold(looking_up(GET=(3, 1), HGET=(0, 4), SET=(0, 0))), [], 2.0)
+    log, screen = pipe(), terminal()
+    PlainView(log).update(shown)
+    assert "hits GET 75.0%, HGET 0.0%, 0 errors" in written(log)
+    with TerminalView(screen) as view:
+        view.update(shown)
+    assert "hits: GET 75.0%, HGET 0.0%" in written(screen)
+    assert re.search(r"serv max +hits +errors", re.sub(r"\x1b\[[0-9;]*m", "", written(screen)))
+    assert "37.5%" in written(screen)

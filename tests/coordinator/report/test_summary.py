@@ -26,6 +26,7 @@ from tests.support.records import (
     command,
     histogram,
     interval,
+    looking_up,
     noted,
     opened,
     plan,
@@ -345,3 +346,12 @@ def test_the_load_starts_and_ends_at_a_time_of_the_wall_clock() -> None:
     assert (going_on.load_started_at, going_on.load_ended_at) == (run["load_started_at"], None)
     not_started = build_summary(fold([opened()])).run
     assert (not_started.load_started_at, not_started.load_ended_at) == (None, None)
+
+
+def test_hits_and_misses_are_those_of_the_commands_whose_replies_show_them() -> None:
+    summary = build_summary(fold(looking_up(GET=(3, 1), DEL=(0, 0))))
+    found = {name: (stats.hits, stats.misses) for name, stats in summary.commands.items()}
+    assert found == {"GET": (6, 2), "DEL": (None, None)}
+    assert (summary.totals.hits, summary.totals.misses) == (6, 2)
+    [scenario] = summary.scenarios
+    assert (scenario.totals.hits, scenario.pools["main"].misses) == (6, 2)

@@ -20,6 +20,7 @@ from tests.support.records import (
     command,
     histogram,
     interval,
+    looking_up,
     noted,
     opened,
     plan,
@@ -290,3 +291,9 @@ def test_the_report_names_the_utc_of_the_load() -> None:
     assert "from 2026-03-04 05:06:07.890 to 05:06:10.890 UTC" in text(clean_run())
     over_midnight = [closed(duration_s=80_000.0) if isinstance(each, RunClosed) else each for each in clean_run()]
     assert "from 2026-03-04 05:06:07.890 to 2026-03-05 03:19:27.890 UTC" in text(over_midnight)
+
+
+def test_the_table_of_commands_has_hit_rates_if_replies_show_them() -> None:
+    report = text(looking_up(GET=(3, 1), SET=(0, 0)), width=120)
+    assert [row(report, name)[-2] for name in ("GET", "SET", "Totals")] == ["75.0%", "-", "75.0%"]
+    assert "Hits" not in text(looking_up(SET=(0, 0)), width=120)

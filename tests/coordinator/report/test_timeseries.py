@@ -14,6 +14,7 @@ from tests.support.records import (
     command,
     histogram,
     interval,
+    looking_up,
     opened,
     plan,
     staged_plan,
@@ -30,7 +31,7 @@ def test_the_file_has_a_row_for_every_second() -> None:
     run = watched(clean_run(plan(rate_per_s=2000.0)), {"a1": 0.5, "a2": 0.75}, turns_ns=[2000])
     found = rows(timeseries_csv(fold(run)))
     assert [row["second"] for row in found] == ["0", "1", "2"]
-    assert all(row.keys() == set(COLUMNS) and all(row.values()) for row in found)
+    assert all(list(row) == list(COLUMNS) and all(row[name] for name in COLUMNS[:-2]) for row in found)
     assert sum(int(row["ok"]) for row in found) == 6000
     assert {row["connections_open"] for row in found} == {row["connections_wanted"] for row in found} == {"4"}
     assert {row["agents"] for row in found} == {"2"}
@@ -92,3 +93,15 @@ def test_a_row_has_the_utc_of_its_begin_if_the_journal_has_the_start_by_the_wall
     ]
     earlier = [RunStarted(t0_ns=1) if isinstance(record, RunStarted) else record for record in clean_run()]
     assert {row["time_utc"] for row in rows(timeseries_csv(fold(earlier)))} == {""}
+
+
+def test_the_file_has_hits_and_misses_in_all_and_by_command() -> None:
+    found = rows(timeseries_csv(fold(looking_up(GET=(3, 1), HGET=(0, 4), SET=(0, 0)))))
+    assert list(found[0])[len(COLUMNS) :] == ["hits:GET", "misses:GET", "hits:HGET", "misses:HGET"]
+    assert [(row["hits"], row["misses"]) for row in found] == [("3", "5")] * 2
+    assert [list(row.values())[len(COLUMNS) :] for row in found] == [["3", "1", "0", "4"]] * 2
+
+
+def test_a_second_without_lookups_has_neither_hits_nor_misses() -> None:
+    [row, _] = rows(timeseries_csv(fold(looking_up(SET=(0, 0)))))
+    assert (row["hits"], row["misses"]) == ("", "")

@@ -19,18 +19,21 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from agent.worker.metrics.hits import HIT, MISS
 from agent.worker.metrics.rows import COUNT, NONE, Rows, join_rows, take_rows, unpack_rows
+from agent.worker.metrics.wire_sizes import NIL_BYTES
 from common.metrics.histogram import Ints
 from common.redis_client import NO_ENDPOINT
 
-pack_batch: Callable[[int, int, int, int, int, int, int, int], bytes] = struct.Struct("=8q").pack
+pack_batch: Callable[[int, int, int, int, int, int, int, int, int], bytes] = struct.Struct("=9q").pack
 """Packs a batch: ended_ns, began_ns, number of its first request, number of requests, bytes_in, lag_ns, leg,
-endpoint (see `metrics.endpoints`).
+endpoint (see `metrics.endpoints`), found.
 
 bytes_in is RECORDED_SEPARATELY for requests that have their own rows, or that are not issued from this block.
+found: hits and misses in addition to those that `WireRecord` assumes, see `batch_hits`.
 """
 
-_COLUMNS = 8
+_COLUMNS = 9
 
 RECORDED_SEPARATELY = -1
 
@@ -44,13 +47,17 @@ _PADDING: Ints = np.zeros(1, dtype=np.int64)
 class WireRecord:
     """The record of one worker of the wire driver, see `WorkerRecord`. Only the loop writes; the collector reads."""
 
-    __slots__ = ("_batches", "_blocks", "_fixed_bytes", "_next", "_operations", "_rows", "_variable",
-                 "add", "add_batch", "issued", "missed", "transactions", "unsent")  # fmt: skip
+    __slots__ = ("_assumed", "_batches", "_blocks", "_fixed_bytes", "_next", "_nil_bytes", "_operations", "_rows",
+                 "_variable", "add", "add_batch", "issued", "missed", "transactions", "unsent")  # fmt: skip
 
-    def __init__(self, fixed_bytes: Sequence[int | None]) -> None:
+    def __init__(self, fixed_bytes: Sequence[int | None], by_nil: Sequence[bool] = (), protocol: int = 3) -> None:
         """fixed_bytes: by row of the mix, the size of every reply; None if sizes differ. With more than one None, a
-        batch of several operations must be RECORDED_SEPARATELY."""
+        batch of several operations must be RECORDED_SEPARATELY. by_nil: by row, see `shown_by_nil`. protocol: the
+        version of RESP."""
         self._rows = len(fixed_bytes)
+        # What the collector assumes of each reply: a hit, unless it has the size of nil.
+        self._assumed: Ints = np.array([HIT if nil else 0 for nil in by_nil or [False] * self._rows], dtype=np.int64)
+        self._nil_bytes = NIL_BYTES[protocol]
         self._fixed_bytes: Ints = np.array([[size or 0] for size in fixed_bytes], dtype=np.int64)
         others = [row for row, size in enumerate(fixed_bytes) if size is None]
         self._variable = others[0] if others else 0
@@ -73,7 +80,7 @@ class WireRecord:
 
     def skip(self, first: int, count: int) -> None:
         """Cover `count` requests of the block with number `first` that no batch row describes."""
-        self.add_batch(pack_batch(0, 0, first, count, RECORDED_SEPARATELY, 0, 0, NO_ENDPOINT))
+        self.add_batch(pack_batch(0, 0, first, count, RECORDED_SEPARATELY, 0, 0, NO_ENDPOINT, 0))
 
     def take(self) -> Rows:
         """All rows since the last call."""
@@ -84,7 +91,7 @@ class WireRecord:
         return join_rows([operations, self._rows_of_batches(np.ascontiguousarray(batches.T))])
 
     def _rows_of_batches(self, batches: Ints) -> Rows:
-        """batches: shape (8, n), in the order of `pack_batch`."""
+        """batches: shape (9, n), in the order of `pack_batch`."""
         positions, blocks = self._find(batches[2], batches[3])
         is_here = batches[4] != RECORDED_SEPARATELY
         if not is_here.all():
@@ -93,8 +100,15 @@ class WireRecord:
         kinds = np.concatenate([*(block.rows for block in blocks), _PADDING])
         sizes = np.concatenate([*(block.sizes for block in blocks), _PADDING])
         if (batches[3] == 1).all():
-            return _rows_of(batches, kinds[positions], sizes[positions], batches[4], batches[3])
+            rows = kinds[positions]
+            found = batches[8] + self._assumed_of(self._assumed[rows], batches)
+            return _rows_of(batches, rows, sizes[positions], batches[4], found, batches[3])
         return self._by_command(batches, positions, kinds, sizes)
+
+    def _assumed_of(self, assumed: Ints, batches: Ints) -> Ints:
+        """assumed: for each batch of one operation, what is assumed of its command. Returns it with a miss in place of
+        a hit for replies of the size of nil."""
+        return np.where((assumed > 0) & (batches[4] == self._nil_bytes), MISS, assumed)
 
     def _find(self, firsts: Ints, counts: Ints) -> tuple[Ints, list[_RecordedBlock]]:
         """(the position of each batch in the joined blocks, the blocks to join). Forgets a block once all its requests
@@ -129,7 +143,10 @@ class WireRecord:
         bytes_in = counts * self._fixed_bytes
         # The other bytes are replies to the one command whose replies differ in size.
         bytes_in[self._variable] += batches[4] - bytes_in.sum(axis=0)
-        rows = _rows_of(batches, np.arange(self._rows)[:, None], bytes_out, bytes_in, counts)
+        # The same command is the only one whose replies may tell; all others are answered with a status.
+        found, assumed = np.zeros_like(counts), self._assumed[self._variable] * counts[self._variable]
+        found[self._variable] = batches[8] + np.where(batches[3] == 1, self._assumed_of(assumed, batches), assumed)
+        rows = _rows_of(batches, np.arange(self._rows)[:, None], bytes_out, bytes_in, found, counts)
         has_any = rows[:, COUNT] > 0
         return rows if has_any.all() else rows.T.take(np.flatnonzero(has_any), axis=1).T
 
@@ -144,10 +161,10 @@ class _RecordedBlock:
         self.unrecorded = len(rows)
 
 
-def _rows_of(batches: Ints, kinds: Ints, bytes_out: Ints, bytes_in: Ints, counts: Ints) -> Rows:
+def _rows_of(batches: Ints, kinds: Ints, bytes_out: Ints, bytes_in: Ints, found: Ints, counts: Ints) -> Rows:
     """counts: shape (..., n); the other arrays broadcast to it."""
-    ended_ns, began_ns, _, _, _, lag_ns, leg, endpoint = batches
-    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, leg, bytes_out, bytes_in, NONE, endpoint, counts)
+    ended_ns, began_ns, _, _, _, lag_ns, leg, endpoint, _ = batches
+    each = (ended_ns, kinds, ended_ns - began_ns, lag_ns, leg, bytes_out, bytes_in, NONE, endpoint, found, counts)
     columns = np.empty((len(each), *counts.shape), dtype=np.int64)
     for column, values in zip(columns, each, strict=True):
         column[...] = values

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from agent.worker.drivers.wire.batch_hits import BatchHits, nils
 from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
 from agent.worker.drivers.wire.poller import READ, WRITE, WatchedFiles
 from agent.worker.drivers.wire.requests import Batch, RequestQueue
@@ -52,12 +53,14 @@ ReadMark: TypeAlias = tuple[int, int]
 class ConnectionOwner(Protocol):
     """The interface that a connection needs from its worker.
 
+    hits: finds the hits and misses of a batch that one row describes.
     batch_size: requests in each batch of a steady load. ignores_replies: successful replies are only counted.
     has_known_sizes: the bytes of each command follow from the bytes of a batch. can_be_steady: the load may become
     steady, and then stays steady until `steady_until_ns`.
     """
 
     record: WireRecord
+    hits: BatchHits
     batch_size: int
     is_transaction: bool
     ignores_replies: bool
@@ -283,8 +286,10 @@ class BatchConnection:
         record, count, add = owner.record, owner.batch_size, owner.record.add_batch
         recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
         next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE_REPLIES
+        hits = owner.hits
+        examines, counts_nils = hits.examines, hits.counts_nils and count > 1
         # One reply can be recognised by its beginning; several replies need the parser.
-        largest = _TABLE_SIZE if count == 1 else 0
+        largest = _TABLE_SIZE if count == 1 and not examines else 0
         header = _array_header(count) if count > 1 else b""
 
         def on_ready(events: int) -> None:
@@ -309,7 +314,13 @@ class BatchConnection:
                 if replies is PENDING:
                     self._read(to_the_end=False)
                 return
-            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, NONE, batch[3].leg, endpoint))
+            found = 0
+            if counts_nils:
+                if not all(replies):  # type: ignore[arg-type]  # a list, because a batch has several operations
+                    found = nils(replies)  # type: ignore[arg-type]
+            elif examines:
+                found = hits.of_batch(batch, replies)
+            add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, NONE, batch[3].leg, endpoint, found))
             if node.has_special_work:
                 owner.issue(self)
                 return
@@ -373,7 +384,8 @@ class BatchConnection:
                 return
             # One row describes the whole batch.
             lag_ns = begun_ns - due_ns if due_ns >= 0 else NONE
-            row = pack_batch(ended_ns, begun_ns, number, count, size, lag_ns, turn.leg, self.endpoint)
+            found = owner.hits.of_batch(batch, replies)
+            row = pack_batch(ended_ns, begun_ns, number, count, size, lag_ns, turn.leg, self.endpoint, found)
             owner.record.add_batch(row)
             owner.issue(self)
 

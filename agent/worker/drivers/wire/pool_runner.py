@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from agent.worker.drivers.base import Job, WorkerContext
+from agent.worker.drivers.wire.batch_hits import BatchHits
 from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, TargetNode
 from agent.worker.drivers.wire.event_loop import BlockingCalls, WireLoop
@@ -17,6 +18,7 @@ from agent.worker.drivers.wire.routing import PoolServices, RequestRouter
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventLog, next_number
 from agent.worker.metrics.endpoints import Endpoints
+from agent.worker.metrics.hits import shown_by_nil
 from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.wire_sizes import raw_measure
 from agent.worker.pacing.pacer import NEVER_NS
@@ -141,6 +143,7 @@ class WirePoolRunner:
         )
         services = PoolServices(
             replies=replies,
+            hits=BatchHits(self._mix.templates, context.counters),
             events=self._instances[0].events,
             reopen=self._open,
             reopen_later=partial(self._open, pause_s=max(float(self._target.retry.cap_s), _SHORT_PAUSE_S)),
@@ -272,6 +275,6 @@ def draw_requests(mix: CommandMix, seed: int, worker: int, workers: int) -> Pack
     return draw(mix, seed, worker, workers)
 
 
-def record_of(mix: CommandMix) -> WireRecord:
-    """The record of a worker."""
-    return WireRecord(mix.fixed_reply_bytes)
+def record_of(mix: CommandMix, protocol: int) -> WireRecord:
+    """The record of a worker. protocol: the version of RESP."""
+    return WireRecord(mix.fixed_reply_bytes, [shown_by_nil(template) for template in mix.templates], protocol)

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from agent.worker.drivers.result_rows import Result
+from agent.worker.drivers.wire.batch_hits import BatchHits
 from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, RedirectedBatch, TargetNode
 from agent.worker.drivers.wire.replies import ReplyParser
@@ -303,6 +304,7 @@ class PoolServices:
     """
 
     replies: ReplyParser
+    hits: BatchHits
     events: ConnectionEvents
     reopen: Callable[[BatchConnection], None]
     reopen_later: Callable[[BatchConnection], None]

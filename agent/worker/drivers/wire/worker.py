@@ -46,7 +46,7 @@ class WireWorker:
     __slots__ = (
         *("_context", "_router", "_services", "_now", "_pacer", "_turns", "_waiting_turn", "_blocked_turn"),
         *("_redirects", "_has_begun", "_has_ended", "_is_open_loop", "_is_steady"),
-        *("span", "record", "batch_size", "steady_until_ns"),
+        *("span", "record", "hits", "batch_size", "steady_until_ns"),
         *("is_transaction", "ignores_replies", "has_known_sizes", "can_be_steady"),
     )
 
@@ -62,7 +62,7 @@ class WireWorker:
         self._pacer = context.pacer
         self.span = context.span
         self.record: WireRecord = context.record  # type: ignore[assignment]
-        self.batch_size = context.batch
+        self.hits, self.batch_size = services.hits, context.batch
         self.is_transaction = context.transaction
         self.ignores_replies = services.ignores_replies and not context.transaction
         self.has_known_sizes = services.has_known_sizes
@@ -423,7 +423,7 @@ class WireWorker:
         """Packed rows of requests of a steady load that failed with one error before they were sent."""
         kind, bytes_in = failed_kind(self._context, 0, error)
         rows = np.empty((end - begin, PACKED), dtype=np.int64)
-        rows[:] = (self._now(), kind, 0, NONE, self._router.steady_turn.leg, 0, bytes_in, NONE, endpoint)
+        rows[:] = (self._now(), kind, 0, NONE, self._router.steady_turn.leg, 0, bytes_in, NONE, endpoint, 0)
         rows[:, KIND] += block.rows[begin:end]
         rows[:, BYTES_OUT] = block.sizes[begin:end]
         return rows.tobytes()

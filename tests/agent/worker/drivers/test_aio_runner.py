@@ -65,6 +65,7 @@ class Hosted:
             outcomes=self.outcomes,
             cancellation=self.cancellation,
             measures=[lambda _: 5],
+            counters=[None],
             batch=1,
             transaction=False,
         )

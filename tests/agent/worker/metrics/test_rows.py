@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.metrics.endpoints import Endpoints
+from agent.worker.metrics.hits import HIT, MISS
 from agent.worker.metrics.rows import (
     COUNT,
     ENDED_NS,
@@ -196,6 +197,7 @@ ROWS = st.builds(
     bytes_out=st.integers(0, 99),
     bytes_in=st.integers(0, 99),
     wait_ns=st.integers(NONE, 9),
+    found=st.sampled_from((0, HIT, MISS, 7 * HIT + 3 * MISS)),
     count=st.just(1),
     endpoint=st.integers(NO_ENDPOINT, 2),
 ).map(lambda row: row._replace(endpoint=NO_ENDPOINT) if row.kind == WAIT_ONLY else row)

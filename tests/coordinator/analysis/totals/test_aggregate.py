@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from common.errors import ProtocolError
 from common.metrics.histogram import Histogram
-from common.metrics.intervals import IntervalMetrics, joined_seconds
+from common.metrics.intervals import IntervalMetrics
+from common.metrics.splitting import joined_seconds
 from coordinator.analysis.totals import aggregate as aggregates
 from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.journal.records import AnyRecord, CleanedUp, RunStarted, StopDecided, StopKind, WorkerDied

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
+from agent.worker.metrics.hits import HIT, MISS
 from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, join_rows
+from agent.worker.metrics.wire_sizes import NIL_BYTES
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.histogram import Ints
 from common.redis_client import NO_ENDPOINT
@@ -16,6 +18,7 @@ from tests.support.rows import Row, bin_rows
 
 NAMES = ("SET", "GET", "TTL")
 T0 = 10**15
+PROTOCOL = 3
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Operation:
     row: int
     bytes_out: int
     bytes_in: int
+    found: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,27 @@ class Batch:
 
 
 @st.composite
-def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
-    """(size of the replies of each row of the mix, batches of each block)."""
+def loads(draw: st.DrawFn) -> tuple[list[int | None], bool, list[list[Batch]]]:
+    """(size of the replies of each row of the mix, whether nil is a miss for rows without such a size, batches of each
+    block)."""
     # At most one command has replies of different sizes: the bytes of a batch are not split by command.
     fixed = draw(st.lists(st.none() | st.integers(0, 100), min_size=1, max_size=3))
     fixed = [None if size is None and None not in fixed[:row] else size or 7 for row, size in enumerate(fixed)]
 
+    is_by_nil = draw(st.booleans())
+
+    def answered(row: int, bytes_out: int, bytes_in: int) -> Operation:
+        if (size := fixed[row]) is not None:
+            return Operation(row, bytes_out, size)
+        return Operation(row, bytes_out, bytes_in, (MISS if bytes_in == NIL_BYTES[PROTOCOL] else HIT) * is_by_nil)
+
     def operation() -> st.SearchStrategy[Operation]:
         rows = st.integers(0, len(fixed) - 1)
         return st.builds(
-            lambda row, bytes_out, bytes_in: Operation(row, bytes_out, bytes_in if fixed[row] is None else fixed[row]),
+            answered,
             rows,
             st.integers(14, 99) | st.just(1 << 29),  # a batch of the longest values needs more than 32 bits
-            st.integers(1, 1 << 29),
+            st.just(NIL_BYTES[PROTOCOL]) | st.integers(NIL_BYTES[PROTOCOL] + 1, 1 << 29),
         )
 
     longest = draw(st.sampled_from([1, 9]))
@@ -63,7 +75,7 @@ def loads(draw: st.DrawFn) -> tuple[list[int | None], list[list[Batch]]]:
             batches.append(Batch(operations, begin, T0 + timing[0], timing[1], lag_ns, leg, draw(st.booleans())))
             begin += len(operations)
         blocks.append(batches)
-    return fixed, blocks
+    return fixed, is_by_nil, blocks
 
 
 def rows_of(batch: Batch) -> bytes:
@@ -78,6 +90,7 @@ def rows_of(batch: Batch) -> bytes:
             bytes_out=one.bytes_out,
             bytes_in=one.bytes_in,
             wait_ns=NONE,
+            found=one.found,
         ).packed()
         for one in batch.operations
     )
@@ -91,8 +104,20 @@ def add(record: WireRecord, place: int, batch: Batch) -> None:
         return
     bytes_in = sum(one.bytes_in for one in batch.operations)
     began_ns = batch.ended_ns - batch.service_ns
+    # The record finds the misses of a single operation itself.
+    correction = sum(one.found == MISS for one in batch.operations) * (MISS - HIT) if count > 1 else 0
     record.add_batch(
-        pack_batch(batch.ended_ns, began_ns, place + batch.begin, count, bytes_in, batch.lag_ns, batch.leg, NO_ENDPOINT)
+        pack_batch(
+            batch.ended_ns,
+            began_ns,
+            place + batch.begin,
+            count,
+            bytes_in,
+            batch.lag_ns,
+            batch.leg,
+            NO_ENDPOINT,
+            correction,
+        )
     )
 
 
@@ -102,10 +127,11 @@ def column(batches: list[Batch], name: str) -> Ints:
 
 @given(loads(), st.randoms(use_true_random=False))
 def test_batch_rows_count_the_same_as_one_row_per_operation(
-    load: tuple[list[int | None], list[list[Batch]]], chance: Random
+    load: tuple[list[int | None], bool, list[list[Batch]]], chance: Random
 ) -> None:
-    fixed, blocks = load
-    record, one_by_one = WireRecord(fixed), ThreadRecord()
+    fixed, is_by_nil, blocks = load
+    by_nil = [is_by_nil and size is None for size in fixed]
+    record, one_by_one = WireRecord(fixed, by_nil, PROTOCOL), ThreadRecord()
     taken: list[Rows] = []
     under_way: list[tuple[int, Batch]] = []
     for batches in blocks:
@@ -132,8 +158,8 @@ def test_a_block_is_freed_when_all_its_operations_are_recorded() -> None:
     record = WireRecord([None])
     sizes = np.full(3, 20)
     first, second = (record.add_block(np.zeros(3, dtype=np.int64), sizes) for _ in range(2))
-    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE, LEG_BY_TIME, NO_ENDPOINT))
-    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE, LEG_BY_TIME, NO_ENDPOINT))
+    record.add_batch(pack_batch(T0, T0 - 5, first, 2, 10, NONE, LEG_BY_TIME, NO_ENDPOINT, 0))
+    record.add_batch(pack_batch(T0, T0 - 5, second, 3, 10, NONE, LEG_BY_TIME, NO_ENDPOINT, 0))
     record.take()
     assert list(record._blocks) == [first]
     record.skip(first + 2, 1)

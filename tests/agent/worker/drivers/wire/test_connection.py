@@ -17,7 +17,8 @@ from tests.support.wire import GET, MS, SET, FakeSocket, WireStage, operation
 OK = b"+OK\r\n"
 A = b"$1\r\na\r\n"
 WRONG = b"-WRONGTYPE no\r\n"
-REPLIES = (A, b"$0\r\n\r\n", b"_\r\n", b"$12\r\nabcdefghijkl\r\n", WRONG)
+NIL = b"_\r\n"
+REPLIES = (A, b"$0\r\n\r\n", NIL, b"$12\r\nabcdefghijkl\r\n", WRONG)
 
 
 @given(
@@ -59,6 +60,9 @@ def test_replies_count_the_same_at_any_fragmentation(
         mine = [reply for (each, _), reply in zip(asked, replies, strict=True) if each is wanted]
         metrics = found.commands.get(name, CommandMetrics())
         assert (metrics.ok, metrics.error_count) == (len(mine) - mine.count(WRONG), mine.count(WRONG))
+        looked_up = [reply for reply in mine if wanted is GET and reply != WRONG]
+        misses = looked_up.count(NIL)
+        assert (metrics.hits, metrics.misses) == (len(looked_up) - misses, misses)
         if not transaction:
             assert (metrics.bytes_out, metrics.bytes_in) == (wanted[2] * len(mine), len(b"".join(mine)))
 

@@ -103,7 +103,7 @@ def test_the_record_is_told_of_each_request_that_leaves_the_queue(
         left_over = [key for block in queue.remove_all(record) for key in keys(block.payload)]
         assert left_over == list(range(taken_so_far, sum(sizes)))
         assert (queue.backlog, queue.block) == (0, NO_REQUESTS)
-    left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 8)
+    left = np.frombuffer(bytes(record._batches), dtype=np.int64).reshape(-1, 9)
     assert (left[:, 4] == RECORDED_SEPARATELY).all()
     heard = sorted([*batches, *((place, many) for _, _, place, many, *_ in left.tolist())])
     reached = 0

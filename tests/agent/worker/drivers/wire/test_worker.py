@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from agent.worker.drivers.wire.routing import AHEAD
+from agent.worker.metrics.hits import HIT
 from agent.worker.metrics.wire_sizes import MULTI_EXEC_REQUEST_BYTES, QUEUED_BYTES, transaction_reply_bytes
 from agent.worker.pacing.pacer import NEVER_NS
 from common.redis_client.connections.cluster_topology import slot_of
@@ -378,7 +379,7 @@ def test_a_redirection_is_followed_and_counts_into_the_service_time(is_plain: bo
     stage.receive((OK if how == "ASK" else b"") + A, on=stage.connection(THERE), after_ns=10 * MS)
     assert stage.worker.is_done
     size = operation("GET", MINE[0])[2]
-    assert stage.rows() == [Row(20 * MS, 0, 20 * MS, bytes_out=size, bytes_in=len(A), wait_ns=-1)]
+    assert stage.rows() == [Row(20 * MS, 0, 20 * MS, bytes_out=size, bytes_in=len(A), wait_ns=-1, found=HIT)]
     assert stage.redirects() == [how]
     slot = slot_of(MINE[0].encode())
     assert stage.router._numbers is not None
