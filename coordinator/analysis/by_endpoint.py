@@ -98,8 +98,8 @@ def _slow(peers: Sequence[EndpointTotals], role: str) -> Iterator[str]:
             found.append((p99_ns, name, usual_ns))
     for p99_ns, name, usual_ns in sorted(found, reverse=True)[:_NAMED]:
         yield (
-            f"{printable(name)} is slow: its p99 is {p99_ns / 1e6:,.2f} ms, that of the other {_plural(role)} "
-            f"{usual_ns / 1e6:,.2f} ms."
+            f"{printable(name)} is slow: its service time has a p99 of {p99_ns / 1e6:,.2f} ms, that of the other "
+            f"{_plural(role)} {usual_ns / 1e6:,.2f} ms."
         )
 
 

@@ -68,7 +68,7 @@ def test_nodes_that_are_alike_are_not_notable() -> None:
 
 def test_a_slow_node_is_named_with_its_p99_and_that_of_its_peers() -> None:
     assert notes({"h:1": node(), "h:2": node(ms=12.5), "h:3": node(ms=1.1)}) == [
-        "h:2 is slow: its p99 is 12.50 ms, that of the other primaries 1.00 ms."
+        "h:2 is slow: its service time has a p99 of 12.50 ms, that of the other primaries 1.00 ms."
     ]
 
 
@@ -91,7 +91,7 @@ def test_replicas_are_compared_with_replicas_only() -> None:
     primaries = {"h:1": node(ms=20.0), "h:2": node(ms=20.0)}
     assert notes(primaries, {"h:3": node(), "h:4": node()}, servers=2) == []
     assert notes(primaries, {"h:3": node(), "h:4": node(ms=9.0)}, servers=2) == [
-        "h:4 is slow: its p99 is 9.00 ms, that of the other replicas 1.00 ms."
+        "h:4 is slow: its service time has a p99 of 9.00 ms, that of the other replicas 1.00 ms."
     ]
 
 

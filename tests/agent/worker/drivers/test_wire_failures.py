@@ -239,6 +239,7 @@ def test_the_load_follows_a_sentinel_failover(valkey_sentinel: SentinelGroup, wo
     report = stop_and_check(worker)
     assert set(report.all_commands.errors) <= {"READONLY"}
     assert report.pool.connections.reconnects >= 5
+    assert {int(name.rpartition(":")[2]) for name in report.pool.primaries} == {old, new}
 
 
 def test_slots_that_move_under_load_lose_no_operation(shared_cluster: ClusterGroup, worker: WorkerThread) -> None:
