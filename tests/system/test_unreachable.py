@@ -85,7 +85,14 @@ def test_all_drivers_report_the_same_errors_of_an_unreachable_third_and_recover(
         cluster.nodes[2].start_again()
         until_all_recover(fleet)
         running.signal(signal.SIGINT)
-        summary = fleet.end(running).summary
+        ended = fleet.end(running)
+        killed = cluster.nodes[2].port
+    summary = ended.summary
+    for driver, pool in ended.journal.totals.pools.items():
+        failures = {name: command.failures.get(FAILURES[1], 0) for name, command in pool.primaries.items()}
+        at_killed = sum(count for name, count in failures.items() if name.endswith(f":{killed}"))
+        assert at_killed >= 0.98 * sum(failures.values()) > 0, (driver, failures)
+        assert not any(FAILURES[0] in command.failures for command in pool.primaries.values()), driver
     operations, unsent = summary["totals"]["operations"], summary["load"]["unsent"]
     assert summary["ledger"]["issued"] == summary["ledger"]["counted"] == operations
     assert abs((operations + unsent) / summary["load"]["measured_s"] / (3 * RATE) - 1) < 0.03
