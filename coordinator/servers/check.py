@@ -262,7 +262,9 @@ def _check_topology(plan: Plan, _ceiling: int, nodes: Nodes) -> CheckLine:
         if not found and first.topology == "replica" and first.writing and _is_on(first.replication, "slave_read_only"):
             primary = f"{first.replication.get('master_host')}:{first.replication.get('master_port')}"
             found = f"is a read-only replica, but the plan writes ({_list(first.writing)}): use its primary, {primary}"
-        return CheckLine("topology", not found, found or first.topology)
+        listed = f"{first.topology}, {counted(len(nodes) - 1, 'replica')}" if len(nodes) > 1 else first.topology
+        found = found or _no_replica(nodes[1:]) or _broken_link(nodes[1:])
+        return CheckLine("topology", not found, found or listed)
     primaries = [node for node in nodes if node.node.role == PRIMARY]
     replicas = [node for node in nodes if node.node.role != PRIMARY]
     found = f"{address_of(plan.target).kind.value}, {counted(len(primaries), 'primary')}, "
@@ -282,6 +284,12 @@ def _broken_cluster(nodes: Nodes) -> str:
         if state != "ok":
             return f"{node.node.name} reports the cluster state {state}: bring back the nodes that are down"
     return ""
+
+
+def _no_replica(listed: Nodes) -> str:
+    """Return what is wrong with a server that the plan lists as a replica; "" if all are replicas."""
+    wrong = (node.node.name for node in listed if node.topology != "replica")
+    return next((f"{name} is no replica: take it out of --replicas" for name in wrong), "")
 
 
 def _broken_link(replicas: Nodes) -> str:

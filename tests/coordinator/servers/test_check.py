@@ -110,6 +110,18 @@ def test_a_suitable_cluster_is_ok_in_every_line(shared_cluster: ClusterGroup) ->
     assert "could not" not in str(report)
 
 
+def test_a_listed_replica_belongs_to_the_topology_and_must_be_one(
+    shared_sentinel: SentinelGroup, valkey: Server
+) -> None:
+    url, replica = f"redis://127.0.0.1:{shared_sentinel.primary}", f"127.0.0.1:{shared_sentinel.replica}"
+    report = check(plan_for(Target(url=url, replicas=(replica,)), "SET", "GET", keys=SMALL), 300)
+    assert report.ok, report
+    assert line(report, "topology").text == "standalone, 1 replica"
+    other = f"127.0.0.1:{valkey.port}"
+    found = line(check(plan_for(Target(url=url, replicas=(other,)), "GET"), 300), "topology")
+    assert (found.ok, found.text) == (False, f"{other} is no replica: take it out of --replicas")
+
+
 def test_a_suitable_sentinel_target_is_ok_in_every_line(shared_sentinel: SentinelGroup) -> None:
     report = check(plan_for(Target(url=shared_sentinel.url), "SET", "GET", keys=SMALL), 300)
     assert [line.name for line in report.lines] == NAMES

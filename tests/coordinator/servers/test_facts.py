@@ -6,7 +6,7 @@ import pytest
 
 from common.clock import monotonic_ns
 from common.errors import PlanError, TargetError
-from common.plan.schema import Target
+from common.plan.schema import Cluster, ReadFrom, Target
 from common.units import NS_PER_S, Seconds
 from coordinator.journal.records import Reading, TargetFacts
 from coordinator.servers import facts as probing
@@ -70,6 +70,23 @@ def test_a_plain_url_of_a_cluster_node_names_the_right_url(shared_cluster: Clust
         TargetError, match=rf"^target {place} is a node of a cluster, .*: use redis\+cluster://{place}$"
     ):
         probe(Target(url=f"redis://{place}"))
+
+
+@pytest.mark.parametrize(("read_from", "pools"), [(ReadFrom.PRIMARY, 1), (ReadFrom.REPLICAS, 2)])
+def test_each_client_has_a_tcp_pool_for_the_replicas_that_it_reads_from(
+    shared_sentinel: SentinelGroup, read_from: ReadFrom, pools: int
+) -> None:
+    cluster = Cluster(read_from=read_from)
+    assert probe(Target(url=shared_sentinel.url, cluster=cluster)).nodes == pools
+    url, replica = f"redis://127.0.0.1:{shared_sentinel.primary}", f"127.0.0.1:{shared_sentinel.replica}"
+    facts = probe(Target(url=url, replicas=(replica,), cluster=cluster))
+    assert (facts.topology, facts.primaries, facts.replicas, facts.nodes) == ("standalone", 1, 1, pools)
+
+
+def test_a_listed_replica_that_is_none_is_refused(shared_sentinel: SentinelGroup) -> None:
+    url, primary = f"redis://127.0.0.1:{shared_sentinel.replica}", f"127.0.0.1:{shared_sentinel.primary}"
+    with pytest.raises(TargetError, match=rf"^target\.replicas: expected a replica, got {primary}, which is none$"):
+        probe(Target(url=url, replicas=(primary,)))
 
 
 def test_a_plain_url_of_a_sentinel_names_the_right_url(shared_sentinel: SentinelGroup) -> None:
