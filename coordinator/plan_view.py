@@ -182,7 +182,7 @@ def _leg_facts(leg: Leg) -> dict[str, Any]:
 
 def _leg_line(leg: Leg, load: Load, scenario: str = "") -> str:
     """A leg's begin, length, rate and number of operations. scenario: "name/" of several."""
-    length = " until stopped" if load.runs_until_stopped else f" for {load.requests or 0:,} requests"
+    length = " until stopped" if load.runs_until_stopped else f" for {counted(load.requests or 0, 'request')}"
     if leg.end_ns is not None:
         length = f" for {format_seconds((leg.end_ns - leg.begin_ns) / NS_PER_S)}"
     rate = "closed loop"
