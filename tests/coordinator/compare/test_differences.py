@@ -168,4 +168,4 @@ def test_the_json_has_its_promised_keys() -> None:
     assert parsed["totals"]["latency_us"]["p99.9"]["client"] == {"median": 200, "low": 200, "high": 200}
     assert parsed["pools"]["main"] == {"threads_per_pool": 1, "client_instances_per_pool": 1, "at_once_per_pool": 1}
     assert parsed["runs"][1]["driver"] == "wire"
-    assert parsed["runs"][1]["verdict"] == {"level": "trusted", "reasons": []}
+    assert parsed["runs"][1]["verdict"] == {"level": "trusted", "reasons": [], "notes": []}

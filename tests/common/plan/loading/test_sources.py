@@ -395,7 +395,6 @@ def test_the_variable_that_holds_the_password_may_have_any_name() -> None:
         ({"maintenance": "on", "protocol": "2"}, "--maintenance: expected protocol 3, which notifications"),
         ({"relaxed_timeout": "5s"}, "--relaxed-timeout: expected maintenance on or auto, got off; use --maintenance a"),
         ({"endpoint_type": "none"}, "--endpoint-type: expected maintenance on or auto, got off; use --mainten"),
-        ({"endpoint_type": "internal"}, "--endpoint-type: expected"),
         ({"maintenance": "on", "url": "unix:///x"}, "--maintenance: expected off or auto with a unix socket"),
         ({"keepalive_idle": "1500ms"}, "--keepalive-idle: expected whole seconds, 1s or more, because socket"),
         ({"keepalive_interval": "0s"}, "--keepalive-interval: expected whole seconds, 1s or more, because socket"),
