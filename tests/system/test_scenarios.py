@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+from tests.support.groups import SentinelGroup
 from tests.support.runs import Fleet, free_port
 from tests.support.servers import Server
 from tests.support.shapes import Group
@@ -145,3 +146,45 @@ def test_visibility_finds_every_write_of_one_target_on_another(fleet: Fleet, val
     assert sum(bin_["count"] for bin_ in visibility["lag_bins"]) == visibility["lag_us"]["count"]
     assert ended.summary["ledger"]["unaccounted"] == 0
     assert "140 of 140 writes on eu seen on us, 0 unseen" in " ".join(ended.finished.stdout.split())
+
+
+VISIBILITY = """
+targets:
+  eu: {{url: "{eu}"}}
+  us: {{url: "{us}"}}
+load: {{duration: 2s}}
+visibility: {{write: eu, read: us, rate: 20/s, timeout: {timeout}}}
+scenarios:
+  - name: readers
+    target: us
+    workload: {{commands: [{{command: GET __key__}}]}}
+    load: {{rate: 100/s}}
+"""
+
+
+def test_a_replica_shows_every_write_and_reads_beside_it_stay_accounted_for(
+    fleet: Fleet, shared_sentinel: SentinelGroup, tmp_path: Path
+) -> None:
+    eu, us = (f"redis://127.0.0.1:{port}" for port in (shared_sentinel.primary, shared_sentinel.replica))
+    file = tmp_path / "replica.yaml"
+    file.write_text(VISIBILITY.format(eu=eu, us=us, timeout="5s"))
+    fleet.agent("a", "--once")
+    ended = fleet.end(fleet.coordinator(str(file), "--expect-agents", "1"))
+    visibility, ledger = ended.summary["visibility"], ended.summary["ledger"]
+    assert visibility["written"] > 0
+    assert (visibility["seen"], visibility["unseen"]) == (visibility["written"], 0)
+    assert ledger["unaccounted"] == 0
+    assert ledger["server_calls"] == ledger["issued"]
+
+
+def test_writes_that_are_not_replicated_are_unseen(
+    fleet: Fleet, valkey: Server, unix_server: Group, tmp_path: Path
+) -> None:
+    file = tmp_path / "apart.yaml"
+    file.write_text(VISIBILITY.format(eu=valkey.url, us=unix_server.url, timeout="500ms"))
+    fleet.agent("a", "--once")
+    ended = fleet.end(fleet.coordinator(str(file), "--expect-agents", "1"))
+    visibility = ended.summary["visibility"]
+    assert 0 < visibility["written"] == visibility["unseen"]
+    assert (visibility["seen"], visibility["lag_us"]["count"]) == (0, 0)
+    assert ended.summary["ledger"]["unaccounted"] == 0
