@@ -8,6 +8,7 @@ report have at most `MOST_...` of each kind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from common.clock import monotonic_ns
 from common.redis_client import Node
@@ -143,7 +144,8 @@ class Description:
             return ()
         asked = ("ORDERBY", "KEY-COUNT", "LIMIT", str(MOST_SLOTS), "DESC")
         found = queries.read(what, lambda: _slots(queries.ask(what, *asked)), {})
-        return tuple(BusySlot(slot=slot, keys=counts.get("key-count", 0)) for slot, counts in found.items())
+        most = list(found.items())[:MOST_SLOTS]  # a server may send more than it was asked for
+        return tuple(BusySlot(slot=slot, keys=counts.get("key-count", 0)) for slot, counts in most)
 
 
 def _new_commands(queries: NodeQueries) -> frozenset[str]:
@@ -200,7 +202,11 @@ def _events(queries: NodeQueries) -> tuple[LatencyEvent, ...]:
 
 
 def _hot_keys(queries: NodeQueries) -> tuple[HotKey, ...]:
-    return queries.read("HOTKEYS GET", lambda: tuple(_sessions(queries.ask("HOTKEYS GET"))), ())
+    def read() -> tuple[HotKey, ...]:
+        # A server has one session with two lists. It may send more sessions, so all of them together are bounded.
+        return tuple(islice(_sessions(queries.ask("HOTKEYS GET")), 2 * MOST_HOT_KEYS))
+
+    return queries.read("HOTKEYS GET", read, ())
 
 
 def _last_logged(entries: Iterable[LoggedCommand]) -> dict[str, int]:

@@ -270,3 +270,18 @@ def test_what_a_server_may_send_more_of_is_bounded() -> None:
     ]
     texts = [found.run_id, *found.config.values(), found.logged[0].command, found.events[0].name, found.hot_keys[0].key]
     assert all(len(text) <= 200 and text.isprintable() for text in texts)
+
+
+def test_sessions_of_hot_keys_and_slots_are_bounded_too() -> None:
+    many = 5_000
+    session = [b"by-cpu-time-us", [b"hot", 1], b"by-net-bytes", [b"big", 2]]
+    found = described(
+        {
+            "INFO": b"role:master\r\ncluster_enabled:1\r\n",
+            NEW: [None, [1], [1]],
+            "HOTKEYS GET": [session] * many,
+            "CLUSTER SLOT-STATS": [[slot, [b"key-count", 7]] for slot in range(many)],
+        }
+    )
+    assert len(found.hot_keys) == 2 * descriptions.MOST_HOT_KEYS
+    assert [slot.slot for slot in found.slots] == list(range(descriptions.MOST_SLOTS))
