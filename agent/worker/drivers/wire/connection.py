@@ -287,7 +287,8 @@ class BatchConnection:
         recv, send, feed, gets = self._recv, self._send, self._feed, self._gets
         next_batch, notes, begins, whole = node.next_batch, self.notes, _BUFFER.startswith, _WHOLE_REPLIES
         hits = owner.hits
-        examines, counts_nils = hits.examines, hits.counts_nils and count > 1
+        examines = hits.examines
+        needs_replies = examines or (hits.counts_nils and count > 1)
         # One reply can be recognised by its beginning; several replies need the parser.
         largest = _TABLE_SIZE if count == 1 and not examines else 0
         header = _array_header(count) if count > 1 else b""
@@ -315,11 +316,11 @@ class BatchConnection:
                     self._read(to_the_end=False)
                 return
             found = 0
-            if counts_nils:
-                if not all(replies):  # type: ignore[arg-type]  # a list, because a batch has several operations
+            if needs_replies:
+                if examines:
+                    found = hits.of_batch(batch, replies)
+                elif not all(replies):  # type: ignore[arg-type]  # a list, because a batch has several operations
                     found = nils(replies)  # type: ignore[arg-type]
-            elif examines:
-                found = hits.of_batch(batch, replies)
             add(pack_batch(ended_ns, self.begun_ns, batch[0], count, size, NONE, batch[3].leg, endpoint, found))
             if node.has_special_work:
                 owner.issue(self)
