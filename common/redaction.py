@@ -69,6 +69,15 @@ def hide_values(text: str, values: Iterable[str]) -> str:
     return _SHORTENED.sub(lambda cut: _without_beginning(cut[1], forms) + cut[2], text)
 
 
+def hide_secrets(text: str, secrets: Iterable[str]) -> str:
+    """The text of a server with `***` for every occurrence of a secret, and for every user part of a URL. Short secrets
+    are replaced only as whole words."""
+    for secret in filter(None, secrets):
+        form = re.escape(secret)
+        text = re.sub(form if len(secret) >= _SHORT else rf"(?<!\w){form}(?!\w)", REDACTED, text)
+    return hide_userinfo(text)
+
+
 def _without_beginning(text: str, forms: Iterable[str]) -> str:
     """The text before "...". If it ends with the beginning of a value, `***` replaces that beginning."""
     ends = (text[at:] for at in range(len(text) - _SHORT + 1))

@@ -27,8 +27,9 @@ from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.deliveries import DeliveryRecord
 from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.hits import hit_counter
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.process_usage import ProcessUsage
-from agent.worker.metrics.rows import Outcomes, ThreadRecord, WorkerRecord
+from agent.worker.metrics.rows import ThreadRecord, WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span, quota_of, schedule_of
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of
@@ -42,10 +43,10 @@ from common.clock import monotonic_ns
 from common.errors import FleetError
 from common.machine import open_files, open_files_limit
 from common.plan.open_files import REMEDY, needed, shortage
-from common.plan.planned_commands import keys_per_hash_tag
+from common.plan.planned_commands import has_endpoints, keys_per_hash_tag
 from common.plan.schema import Connections, Driver, Plan, Pools, Target
 from common.protocol.messages import Assignment, TakeOver
-from common.redis_client import ping_target
+from common.redis_client import address_of, ping_target
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,12 @@ class WorkerRun:
         self._endpoints = Endpoints()
         self._driver_parts = _driver_parts(self._mix, self._endpoints, self._plan.target.protocol)
         self._counters = [hit_counter(template) for template in self._mix.templates]
-        self._outcomes = Outcomes()
+        target = self._plan.target
+        self._outcomes = Outcomes(
+            self._mix.key_positions,
+            [each for each in (target.password, target.sentinel.password) if each],
+            "" if has_endpoints(target) else str(address_of(target)),
+        )
         self._shares = assignment.pools
         self._groups: dict[int, _PoolGroup] = {}
         self._ended_ns: dict[int, int] = {}

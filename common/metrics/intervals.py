@@ -19,19 +19,17 @@ from typing import Annotated, Any, Generic, TypeVar, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from common.metrics.counts import MAX_NAME_LENGTH as MAX_NAME_LENGTH
+from common.metrics.counts import MAX_NAMES as MAX_NAMES
+from common.metrics.counts import OTHER as OTHER
+from common.metrics.counts import Tally as Tally
+from common.metrics.counts import add_named as add_named
+from common.metrics.counts import merge_counts as merge_counts
+from common.metrics.error_samples import ErrorSample, Samples, merge_samples
 from common.metrics.histogram import EMPTY, Histogram
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Metrics")
-
-Tally = Annotated[int, Meta(ge=0, le=1 << 53)]
-"""A count, or a duration in ns. Decoding refuses larger numbers from peers. Every whole number up to the limit is exact
-as a float; 1e15 bytes and a hundred days in ns are below the limit."""
-
-MAX_NAMES, MAX_NAME_LENGTH = 64, 64
-"""Limits for the names of errors and causes: how many one count has, and their length. Servers choose these names."""
-OTHER = "other"
-"""The name under which all names beyond `MAX_NAMES` are counted."""
 
 MAX_ENDPOINTS, MAX_ENDPOINT_LENGTH = 256, 262
 """Limits for the names of servers: how many a pool has, and their length. A DNS name has at most 253 characters."""
@@ -168,7 +166,8 @@ class PoolMetrics(Metrics, frozen=True, kw_only=True):
     free at once). send_lag: ns from intended to actual send, open loop only. late_sends: how many of these were more
     than `LATE_SEND_NS`. primaries, replicas: all commands by the server that they were sent to, `host:port`, and by the
     role of the server; empty for a target that is one server. Operations that were sent to no server are not counted
-    there. `OTHER` is the sum of servers beyond `MAX_ENDPOINTS`."""
+    there. `OTHER` is the sum of servers beyond `MAX_ENDPOINTS`. error_samples: see
+    `common.metrics.error_samples`."""
 
     commands: dict[str, CommandMetrics] = {}
     primaries: dict[str, CommandMetrics] = {}
@@ -178,6 +177,7 @@ class PoolMetrics(Metrics, frozen=True, kw_only=True):
     late_sends: Tally = 0
     connections: ConnectionMetrics = ConnectionMetrics()
     deliveries: DeliveryMetrics = DeliveryMetrics()
+    error_samples: Samples = ()
 
 
 class GeneratorDelays(Metrics, frozen=True, kw_only=True):
@@ -334,23 +334,6 @@ def hits_by_command(interval: IntervalMetrics) -> tuple[dict[str, int], dict[str
     return hits, misses
 
 
-def merge_counts(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """The sum for each key, in the order in which keys first appear. At most `MAX_NAMES` keys, see `add_named`."""
-    total: dict[str, int] = {}
-    for part in filter(None, parts):  # most are empty
-        for name, count in part.items():
-            add_named(total, name, count)
-    return total
-
-
-def add_named(counts: dict[str, int], name: str, count: int) -> None:
-    """Count something under its name, or under `OTHER` when there are `MAX_NAMES` already."""
-    name = name[:MAX_NAME_LENGTH]
-    if name not in counts and len(counts) >= MAX_NAMES - 1:
-        name = OTHER
-    counts[name] = counts.get(name, 0) + count
-
-
 def merge_named(parts: Iterable[Mapping[str, T]], merge: Callable[[list[T]], T]) -> dict[str, T]:
     """Merge values with the same name; names in the order in which they first appear."""
     groups: dict[str, list[T]] = {}
@@ -382,6 +365,7 @@ class _FieldMerge(Generic[M]):
 _MERGE_BY_TYPE: dict[object, Callable[[Iterable[Any]], Any]] = {
     int: sum,
     dict[str, int]: merge_counts,
+    tuple[ErrorSample, ...]: merge_samples,
     Histogram: Histogram.merge,
 }
 _merge_command_fields = _FieldMerge(CommandMetrics)

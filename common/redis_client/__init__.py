@@ -37,12 +37,13 @@ from common.redis_client.control_client import BAD_REPLY_ERRORS as BAD_REPLY_ERR
 from common.redis_client.control_client import checked_replies as checked_replies
 from common.redis_client.effective_settings import effective_client_settings as effective_client_settings
 from common.redis_client.error_translation import TARGET_ERRORS as TARGET_ERRORS
-from common.redis_client.error_translation import Failure as Failure
 from common.redis_client.error_translation import error_reply as error_reply
-from common.redis_client.error_translation import failure_of as failure_of
 from common.redis_client.error_translation import got_no_reply as got_no_reply
 from common.redis_client.error_translation import translate as translate
 from common.redis_client.error_translation import translated as translated
+from common.redis_client.failures import Failure as Failure
+from common.redis_client.failures import describe_failure as describe_failure
+from common.redis_client.failures import failure_of as failure_of
 from common.redis_client.topology import PRIMARY as PRIMARY
 from common.redis_client.topology import REPLICA as REPLICA
 from common.redis_client.topology import Node as Node

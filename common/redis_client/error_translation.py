@@ -1,4 +1,4 @@
-"""Translates errors of redis-py into one-line messages with a remedy, and into Failures of operations."""
+"""Translates errors of redis-py into one-line messages with a remedy."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import redis
 
 from common.errors import TargetError
-from common.metrics.intervals import MAXCLIENTS
 from common.plan import schema
 from common.plan.schema.address_map import AddressMap
 from common.plan.schema.target_url import Host, TargetKind
@@ -284,9 +282,9 @@ _FINDINGS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def _reply_line(error: Exception) -> str:
+def _reply_line(error: BaseException, given: str | None = None) -> str:
     code = getattr(error, "status_code", None)
-    text = _one_line(error.args[0] if error.args else error)
+    text = _one_line(given if given is not None else error.args[0] if error.args else error)
     return f"{code} {text}" if code and not text.startswith(code) else text
 
 
@@ -296,32 +294,6 @@ def _one_line(value: object) -> str:
     return text[:200].rstrip(".")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """The failure of an operation. replied: whether the server sent an error reply. name: the code of the error reply,
-    or the class of the error. bytes_in: size of the error reply on the wire; 0 without one."""
-
-    replied: bool
-    name: str
-    bytes_in: int
-
-
-def failure_of(error: BaseException) -> Failure:
-    """The Failure for an error. error: raised by a client, or among the replies of a pipeline."""
-    text = str(error.args[0]) if error.args else ""
-    code = getattr(error, "status_code", None)
-    if getattr(error, "in_handshake", False):
-        name = MAXCLIENTS if is_maxclients(error) else code or type(error).__name__
-        return Failure(False, f"handshake: {name}", 0)
-    if code:
-        # redis-py removes the code from the text of errors that have a class of their own.
-        return Failure(True, code, len(f"-{code} {text}\r\n".encode()))
-    if isinstance(error, redis.ResponseError):
-        first = text.partition(" ")[0]
-        return Failure(True, first if first.isalpha() and first.isupper() else "ERR", len(f"-{text}\r\n".encode()))
-    return Failure(False, type(error).__name__, 0)
-
-
-def error_reply(error: Exception) -> str:
-    """An error reply in one line, its code first."""
-    return _reply_line(error)
+def error_reply(error: BaseException, text: str | None = None) -> str:
+    """An error reply in one line, its code first. text: of the reply, if it is not that of the error."""
+    return _reply_line(error, text)

@@ -165,11 +165,18 @@ def _problems(interval: IntervalMetrics, names: _LegNames) -> Iterator[str]:
         yield from _problems_of_names(pool)
         if pool.primaries or pool.replicas:
             yield from _problems_of_endpoints(pool, names)
+        if pool.error_samples and (strange := {each.command for each in pool.error_samples} - _sampled(names)):
+            yield f"expected error samples of the plan's commands, {_names(names.commands)}, got {_names(strange)}"
         for command in pool.commands.values():
             # Fast path: nearly all commands have no errors, and frames come by the thousand.
             most = max(command.ok, command.hits, command.misses)
             if command.errors or command.failures or most > MOST_VALUES:
                 yield from _problems_of_command(command)
+
+
+def _sampled(names: _LegNames) -> frozenset[str]:
+    """The commands that error samples may have; "" beyond the limits of samples."""
+    return frozenset({"", *(name[:MAX_NAME_LENGTH] for name in names.commands)})
 
 
 def _problems_of_endpoints(pool: PoolMetrics, names: _LegNames) -> Iterator[str]:

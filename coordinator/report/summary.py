@@ -11,7 +11,6 @@ from common.errors import UsageError
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import (
     CommandMetrics,
-    GeneratorDelays,
     IntervalMetrics,
     merge_commands,
     merge_counts,
@@ -26,7 +25,6 @@ from coordinator.analysis.by_endpoint import endpoints_of
 from coordinator.analysis.generator import (
     all_report_cpu,
     busiest_agent,
-    busy_times,
     delays_by_agent,
     generator_limits,
     throttled_share,
@@ -36,16 +34,16 @@ from coordinator.analysis.ledger import audit, scenario_ledger
 from coordinator.analysis.leg_results import StageResult, stage_results
 from coordinator.analysis.server_summary import server_summary
 from coordinator.analysis.totals.aggregate import Aggregate, scenarios_by_target
-from coordinator.analysis.totals.tallies import AgentTally, BusyTime
 from coordinator.analysis.unassigned_shares import unassigned_shares
 from coordinator.analysis.unfinished_run import unfinished_reason
 from coordinator.analysis.verdict import judge
 from coordinator.analysis.visible_writes import visible_writes
-from coordinator.journal.records import AgentOutcome, Outcome, Reading, RunOpened, ShareTakenOver, TargetFacts
+from coordinator.journal.records import Outcome, Reading, RunOpened, TargetFacts
+from coordinator.report.agent_summaries import agent_summaries
+from coordinator.report.error_samples import error_samples_of
 from coordinator.report.latency_bins import bins
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
-    AgentSummary,
     ConnectionsSummary,
     ConnectTimesSummary,
     EndpointStats,
@@ -64,7 +62,6 @@ from coordinator.report.summary_types import (
 )
 from coordinator.report.utc import utc_text
 
-_NO_END = "the journal does not have its end"
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _OPEN = "open"
 _US = 1e3
@@ -85,7 +82,7 @@ def build_summary(aggregate: Aggregate) -> Summary:
         "run": _run(aggregate, opened),
         "target": _target(next(iter(targets.values()))),
         "plan": to_builtins(opened.plan),
-        "agents": _agents(aggregate),
+        "agents": agent_summaries(aggregate),
         "ledger": ledger,
         "clean_up": clean_up_of(aggregate),
         "preload": preload_of(aggregate),
@@ -112,6 +109,7 @@ _SUMMED = (
     "connections",
     "pubsub",
     "errors",
+    "error_samples",
     "latency_bins",
     "endpoints",
 )
@@ -141,6 +139,7 @@ def _scenario(run: Aggregate, part: Aggregate, stages: tuple[StageResult, ...]) 
         connections=_connections(part, opened),
         pubsub=_pubsub(part) if subscribes(opened.plan.workload) else None,
         errors=merge_counts((everything.errors, everything.failures)),
+        error_samples=error_samples_of(totals, _t0_utc_ns(part)),
         ledger=scenario_ledger(run, part),
         latency_bins=bins(everything.response if all_open else everything.service),
         endpoints=_endpoints(part, duration_s, any_open),
@@ -182,6 +181,7 @@ def _sums(
         "connections": _connections(run, opened),
         "pubsub": _pubsub(*subscribed) if subscribed else None,
         "errors": merge_counts((everything.errors, everything.failures)),
+        "error_samples": error_samples_of(totals, _t0_utc_ns(run)),
         "latency_bins": bins(everything.response if all_open else everything.service),
         "generator": _busiest(run, generators),
         "endpoints": _endpoints(run, duration_s, any_open),
@@ -282,7 +282,7 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
 def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
     closed = aggregate.closed
     stop, started = aggregate.load_stop, aggregate.started
-    t0_utc_ns = started.t0_utc_ns if started else None
+    t0_utc_ns = _t0_utc_ns(aggregate)
     ended_utc_ns = t0_utc_ns + round(aggregate.duration_s * NS_PER_S) if t0_utc_ns is not None and closed else None
     outcome_without_end = Outcome.RUNNING if aggregate.is_running else Outcome.ABORTED
     return RunSummary(
@@ -297,6 +297,10 @@ def _run(aggregate: Aggregate, opened: RunOpened) -> RunSummary:
         load_started_at=None if t0_utc_ns is None else utc_text(t0_utc_ns),
         load_ended_at=None if ended_utc_ns is None else utc_text(ended_utc_ns),
     )
+
+
+def _t0_utc_ns(aggregate: Aggregate) -> int | None:
+    return aggregate.started.t0_utc_ns if aggregate.started else None
 
 
 def _unassigned_operations(aggregate: Aggregate) -> int:
@@ -385,55 +389,6 @@ def _stage(stage: StageResult, arrivals: Arrivals) -> StageSummary:
 
 def _model(leg: Leg) -> str:
     return _OPEN if leg.is_open else "closed"
-
-
-def _agents(aggregate: Aggregate) -> tuple[AgentSummary, ...]:
-    busy, delays = busy_times(aggregate.stages), delays_by_agent(aggregate.stages)
-    began = {record.agent.agent_id: record for record in aggregate.takeovers}
-    replaced = {record.replaces: record for record in aggregate.takeovers}
-    return tuple(
-        _agent(
-            agent,
-            busy.get(agent_id, BusyTime()).watched_ns,
-            delays.get(agent_id),
-            began.get(agent_id),
-            replaced.get(agent_id),
-        )
-        for agent_id, agent in aggregate.agents.items()
-    )
-
-
-def _agent(
-    agent: AgentTally,
-    watched_ns: int,
-    delays: GeneratorDelays | None,
-    began: ShareTakenOver | None,
-    replaced: ShareTakenOver | None,
-) -> AgentSummary:
-    """watched_ns: how long `delays` was measured. began: the takeover by which the agent got its share, if another
-    agent had the share before. replaced: the takeover of its share by another agent."""
-    end = agent.end
-    allowed_ns = delays.allowed_ns if delays else 0
-    final = end.final if end else None
-    return AgentSummary(
-        id=agent.facts.agent_id,
-        host=agent.facts.host,
-        processes=agent.facts.processes,
-        state=end.state if end else AgentOutcome.OPEN,
-        reason=end.reason if end else _NO_END,
-        operations=agent.counted,
-        clock_offset_us=end.clock_offset_us if end else None,
-        clock_rtt_us=end.clock_rtt_us if end else None,
-        start_skew_us=final.start_skew_ns / _US if final else None,
-        cpu_percent_max=end.cpu_percent_max if end else None,
-        cpu_percent_busiest=end.cpu_percent_busiest if end else None,
-        host_cpu_percent_mean=end.host_cpu_percent_mean if end else None,
-        quota_cores=allowed_ns / watched_ns if allowed_ns and watched_ns else None,
-        quota_percent_mean=100 * delays.quota_used_ns / allowed_ns if delays and allowed_ns else None,
-        began_at_s=began.from_ns / NS_PER_S if began else 0.0,
-        replaced_by=replaced.agent.agent_id if replaced else "",
-        replaced_at_s=replaced.from_ns / NS_PER_S if replaced else None,
-    )
 
 
 def _connections(aggregate: Aggregate, opened: RunOpened) -> ConnectionsSummary:

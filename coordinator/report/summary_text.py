@@ -13,6 +13,7 @@ from common.units import counted, format_seconds
 from coordinator.analysis.key_space import clean_up_text, preload_text
 from coordinator.journal.records import AgentOutcome
 from coordinator.report.endpoint_table import endpoint_table
+from coordinator.report.error_samples import sample_lines
 from coordinator.report.heading import heading
 from coordinator.report.printing import (
     LEVEL_STYLES,
@@ -315,7 +316,7 @@ def _tail(summary: Summary) -> Table:
         *([("Deliveries", _deliveries(summary.pubsub))] if summary.pubsub else []),
         *([("Visibility", _visibility(summary.visibility))] if summary.visibility else []),
         *server_rows(summary.server),
-        ("Errors", as_text(_errors(summary))),
+        ("Errors", as_text(_errors(summary), *sample_lines(summary.error_samples, _ELSEWHERE))),
         ("Ledger", as_text(_ledger(summary))),
         *after,
         ("Verdict", verdict),

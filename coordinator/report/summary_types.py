@@ -288,6 +288,30 @@ class Bin(SummaryPart, frozen=True, kw_only=True):
     count: int
 
 
+class ErrorSampleSummary(SummaryPart, frozen=True, kw_only=True):
+    """The errors of one class with the same command, endpoint and message.
+
+    class_: as in `errors`. key, exception, cause: of the first of these errors: its key, the class of redis-py's
+    exception, and the error of the socket or system behind it. endpoint: the server; "" if it is not known. count: how
+    many. A class has at most twenty samples; further errors are counted in one without command and message. first_at,
+    last_at: when the first and the last one ended, UTC; None without `load_started_at`. first_s, last_s: the same in
+    seconds from the start.
+    """
+
+    class_: str = msgspec.field(name="class")
+    message: str
+    command: str
+    key: str
+    endpoint: str
+    first_at: str | None
+    last_at: str | None
+    count: int
+    first_s: float
+    last_s: float
+    exception: str
+    cause: str
+
+
 class ScenarioSummary(SummaryPart, frozen=True, kw_only=True):
     """One scenario; the fields are those of `Summary`. target: its name in the plan, or the URL of the plan's own
     target. begin_s: when it started, in seconds from the start of the run. ledger: server_calls is None for a scenario
@@ -305,6 +329,7 @@ class ScenarioSummary(SummaryPart, frozen=True, kw_only=True):
     connections: ConnectionsSummary
     pubsub: PubSubSummary | None
     errors: dict[str, int]
+    error_samples: tuple[ErrorSampleSummary, ...]
     ledger: Ledger
     latency_bins: tuple[Bin, ...]
     endpoints: dict[str, EndpointStats]
@@ -338,6 +363,7 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
     server: ServerSummary
     pubsub: PubSubSummary | None
     errors: dict[str, int]
+    error_samples: tuple[ErrorSampleSummary, ...]
     ledger: Ledger
     preload: PreloadSummary | None
     clean_up: CleanUpSummary | None

@@ -14,7 +14,8 @@ from agent.worker.drivers.base import WorkerContext
 from agent.worker.drivers.client import run_client_worker
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.hits import hit_counter
-from agent.worker.metrics.rows import Outcomes, ThreadRecord
+from agent.worker.metrics.outcomes import Outcomes
+from agent.worker.metrics.rows import ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.workload.reply_effects import Operation
 from common.cancellation import Cancellation

@@ -25,7 +25,7 @@ from agent.worker.drivers.wire.routing import PoolServices, RequestRouter, Targe
 from agent.worker.drivers.wire.worker import WireWorker
 from agent.worker.metrics.connection_events import EventKind, EventLog
 from agent.worker.metrics.hits import hit_counter, shown_by_nil
-from agent.worker.metrics.rows import Outcomes
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.wire_sizes import fixed_reply_bytes, raw_measure, reply_measure
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pacing.staged_load import StagedPacer, schedules_of

@@ -22,7 +22,13 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from agent.worker.drivers.base import FAILED_PACE_NS, InstancePoolRunner, Job, WorkerContext
-from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
+from agent.worker.drivers.result_rows import (
+    failed_kind,
+    record_checkout_timeout,
+    record_unsent,
+    rejected_kind,
+    result_rows,
+)
 from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import LoopRecord, pack_turn
 from agent.worker.metrics.rows import NONE, pack_row
@@ -258,7 +264,7 @@ async def _run_singles(context: TaskContext) -> None:
             else:
                 instance, wait_ns = await checkout()
         except CheckoutTimeout as timeout:
-            end_ns = record_checkout_timeout(context, turn, (row,), timeout)
+            end_ns = record_checkout_timeout(context, turn, [(row, arguments)], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += context.pacer.unsent()
                 return
@@ -276,7 +282,7 @@ async def _run_singles(context: TaskContext) -> None:
             reply = await instance.execute(*arguments)
         except (Exception, CancelledError) as error:  # noqa: BLE001 - any error of a client ends the operation
             end_ns = now()
-            row, bytes_in = failed_kind(context, row, error)
+            row, bytes_in = failed_kind(context, row, error, arguments)
             found = 0
             has_failed = not bytes_in
             _end_if_cut(context, end_ns)
@@ -285,7 +291,7 @@ async def _run_singles(context: TaskContext) -> None:
             bytes_in = measures[row](reply)
             found = 0 if (count := counters[row]) is None else count(reply)
             if follow is not None and (failure := follow(reply)) is not None:
-                row += len(measures) * context.outcomes.number(failure)
+                row = rejected_kind(context, row, failure, arguments)
         endpoint = instance.events.endpoint
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
@@ -308,7 +314,7 @@ async def _run_batches(context: TaskContext) -> None:
             has_failed = False
             instance, wait_ns = await context.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = record_checkout_timeout(context, turn, [row for row, _, _, _ in operations], timeout)
+            end_ns = record_checkout_timeout(context, turn, [each[:2] for each in operations], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += context.pacer.unsent()
                 return

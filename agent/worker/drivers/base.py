@@ -12,8 +12,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.hits import HitCounter
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.process_usage import LoopRecord
-from agent.worker.metrics.rows import Outcomes, WorkerRecord
+from agent.worker.metrics.rows import WorkerRecord
 from agent.worker.metrics.wire_sizes import Measure
 from agent.worker.pacing.pacer import Pacer, Span
 from agent.worker.pools.instance_queue import InstanceQueue

@@ -14,7 +14,13 @@ from itertools import islice
 from typing import TypeAlias
 
 from agent.worker.drivers.base import FAILED_PACE_NS, InstancePoolRunner, Job, WorkerContext
-from agent.worker.drivers.result_rows import failed_kind, record_checkout_timeout, record_unsent, result_rows
+from agent.worker.drivers.result_rows import (
+    failed_kind,
+    record_checkout_timeout,
+    record_unsent,
+    rejected_kind,
+    result_rows,
+)
 from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.process_usage import LoopRecord
 from agent.worker.metrics.rows import NONE, pack_row
@@ -110,7 +116,7 @@ def _run_singles(context: ThreadContext) -> None:
         try:
             instance, wait_ns = checkout()
         except CheckoutTimeout as timeout:
-            end_ns = record_checkout_timeout(context, turn, (row,), timeout)
+            end_ns = record_checkout_timeout(context, turn, [(row, arguments)], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += context.pacer.unsent()
                 return
@@ -128,7 +134,7 @@ def _run_singles(context: ThreadContext) -> None:
             reply = instance.execute(*arguments)
         except Exception as error:  # noqa: BLE001 - any error of a client ends the operation
             end_ns = now()
-            row, bytes_in = failed_kind(context, row, error)
+            row, bytes_in = failed_kind(context, row, error, arguments)
             found = 0
             has_failed = due_ns < 0 and not bytes_in
         else:
@@ -136,7 +142,7 @@ def _run_singles(context: ThreadContext) -> None:
             bytes_in = measures[row](reply)
             found = 0 if (count := counters[row]) is None else count(reply)
             if follow is not None and (failure := follow(reply)) is not None:
-                row += len(measures) * context.outcomes.number(failure)
+                row = rejected_kind(context, row, failure, arguments)
         endpoint = instance.events.endpoint
         give_back(instance)
         lag_ns = begin_ns - due_ns if due_ns >= 0 else NONE
@@ -159,7 +165,7 @@ def _run_batches(context: ThreadContext) -> None:
         try:
             instance, wait_ns = context.pool.checkout()
         except CheckoutTimeout as timeout:
-            end_ns = record_checkout_timeout(context, turn, [row for row, _, _, _ in operations], timeout)
+            end_ns = record_checkout_timeout(context, turn, [each[:2] for each in operations], timeout)
             if end_ns >= span.end_ns:
                 record.unsent += context.pacer.unsent()
                 return

@@ -16,11 +16,11 @@ import msgspec
 from agent.worker.metrics.connection_events import ConnectionEvent, ConnectionTally, EventLog
 from agent.worker.metrics.deliveries import CollectedDeliveries, DeliveryRecord
 from agent.worker.metrics.endpoints import Endpoints
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.process_usage import ProcessUsage
 from agent.worker.metrics.rows import (
     NOTHING_BEGUN,
     IntervalKey,
-    Outcomes,
     RowSums,
     WorkerRecord,
     by_interval,
@@ -60,14 +60,14 @@ class CollectedGroup:
         self._events: list[ConnectionEvent] = []
         self._connections = ConnectionTally()
 
-    def gather(self, t0_ns: int, line: Timeline, commands: int) -> None:
-        """Take all rows and events since the last call. commands: number of rows of the mix."""
+    def gather(self, t0_ns: int, line: Timeline, commands: int, outcomes: Outcomes | None = None) -> None:
+        """Take all rows and events since the last call. commands: number of rows of the mix. outcomes: of the rows."""
         for key, rows in by_interval(join_rows([record.take() for record in self.records]), t0_ns, line):
             if (sums := self._sums.get(key)) is None:
                 leg = line.legs[key[1]]
                 end_ns = None if leg.end_ns is None or not leg.is_open else t0_ns + leg.end_ns
                 begin_ns = max(t0_ns + leg.begin_ns, self._begin_ns)
-                sums = self._sums[key] = RowSums(leg.is_open, begin_ns, end_ns, commands)
+                sums = self._sums[key] = RowSums(leg.is_open, begin_ns, end_ns, commands, outcomes)
             sums.add(rows)
             self.first = min(self.first, sums.first)
         self._events.extend(event for log in self._logs for event in log.take())
@@ -101,7 +101,7 @@ class CollectedGroup:
         self._events = [event for event in self._events if self._key_of(event, t0_ns, line) != key]
         connections = self._connections.add_up(events, is_late=late)
         deliveries = self._deliveries.release(key)
-        found = sums.metrics(names, outcomes.names, endpoints)
+        found = sums.metrics(names, outcomes.names, endpoints, t0_ns)
         return msgspec.structs.replace(found, connections=connections, deliveries=deliveries), sums.begun_after
 
     def _key_of(self, event: ConnectionEvent, t0_ns: int, line: Timeline) -> IntervalKey:
@@ -233,7 +233,7 @@ class Collector:
         self._issued_then = self.issued
         self._usage.gather()
         for group in self._groups:
-            group.gather(self._t0_ns, self._line, len(self._names))
+            group.gather(self._t0_ns, self._line, len(self._names), self._outcomes)
 
     def _report(self, through: int, tallied: int, load_ns: int | None = None) -> tuple[IntervalMetrics, ...]:
         t0_ns, line = self._t0_ns, self._line

@@ -13,7 +13,6 @@ reported already, the row goes into a further interval of the same second. So ev
 from __future__ import annotations
 
 import struct
-import threading
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,20 +23,19 @@ from numpy.typing import NDArray
 
 from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.hits import hits_of
+from agent.worker.metrics.outcomes import DONE, Outcomes
 from agent.worker.pacing.pacer import LEG_BY_TIME, NEVER_NS
+from common.metrics.error_samples import ErrorSample, merge_each
 from common.metrics.histogram import EMPTY, Ints, RunningHistogram
 from common.metrics.intervals import (
     LATE_SEND_NS,
-    MAX_NAME_LENGTH,
-    MAX_NAMES,
-    OTHER,
     CommandMetrics,
     PoolMetrics,
     merge_commands,
     merge_named,
 )
 from common.plan.timeline import MAX_LEGS, Timeline
-from common.redis_client import NO_ENDPOINT, Failure
+from common.redis_client import NO_ENDPOINT
 from common.units import NS_PER_S
 
 Rows: TypeAlias = NDArray[np.int64]
@@ -61,6 +59,7 @@ WAIT_ONLY = -1
 
 _COLUMNS = 11
 _MOST_OUTCOMES = 1 << 16
+_MOST_ENDPOINTS = 1 << 16
 PACKED = 10
 """Number of columns that `pack_row` packs: all except COUNT."""
 
@@ -73,30 +72,6 @@ IntervalKey: TypeAlias = tuple[int, int]
 """(second of the run, number of the leg of the timeline)."""
 
 NOTHING_BEGUN = (NEVER_NS, 0)
-DONE = (True, "")
-
-
-class Outcomes:
-    """Numbers the outcomes of operations. 0: done. Thread-safe. Used only for operations that were not done."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._numbers: dict[tuple[bool, str], int] = {}
-        self.names: list[tuple[bool, str]] = [DONE]
-        """By number: (whether there was a reply, error code or class)."""
-
-    def number(self, failure: Failure) -> int:
-        """The number of this failure. A new failure gets a new number."""
-        key = (failure.replied, failure.name[:MAX_NAME_LENGTH])
-        with self._lock:
-            number = self._numbers.get(key)
-            if number is None and len(self.names) >= MAX_NAMES:
-                key = (failure.replied, OTHER)
-                number = self._numbers.get(key)
-            if number is None:
-                number = self._numbers[key] = len(self.names)
-                self.names.append(key)
-            return number
 
 
 class WorkerRecord(Protocol):
@@ -200,10 +175,19 @@ class RowSums:
     began at `end_ns` or later.
     """
 
-    def __init__(self, is_open: bool = True, begin_ns: int = 0, end_ns: int | None = None, commands: int = 1) -> None:
+    def __init__(
+        self,
+        is_open: bool = True,
+        begin_ns: int = 0,
+        end_ns: int | None = None,
+        commands: int = 1,
+        outcomes: Outcomes | None = None,
+    ) -> None:
         """is_open: the leg is an open loop. In a closed loop, the intended time of the first operation is the beginning
         of the leg. begin_ns, end_ns: of the leg. end_ns: None if no operation can begin after the leg. commands: number
-        of rows of the mix."""
+        of rows of the mix. outcomes: of the rows; without it, there are no samples of errors."""
+        self._outcomes = outcomes
+        self._errors: defaultdict[tuple[int, int], _ErrorSums] = defaultdict(_ErrorSums)
         self._is_open, self._begin_ns, self._end_ns, self._commands = is_open, begin_ns, end_ns, commands
         self._kinds: defaultdict[int, _KindSums] = defaultdict(_KindSums)
         self._endpoints: defaultdict[tuple[int, int], _KindSums] = defaultdict(_KindSums)
@@ -215,6 +199,8 @@ class RowSums:
     def add(self, rows: Rows) -> None:
         """Add rows."""
         columns = np.ascontiguousarray(rows.T)
+        if self._outcomes is not None and columns[KIND].max(initial=0) >= self._commands:
+            columns = self._add_errors(columns, self._outcomes)
         kinds, wait_ns, counts = columns[KIND], columns[WAIT_NS], columns[COUNT]
         present = distinct(kinds)
         for kind in present:
@@ -229,6 +215,20 @@ class RowSums:
                 lag_ns = np.where(columns[BYTES_OUT] > 0, lag_ns, NONE)
             _add_known(self._lags, lag_ns, counts, lag_ns)
             self._late_sends += int(counts[lag_ns > LATE_SEND_NS].sum())
+
+    def _add_errors(self, columns: Ints, outcomes: Outcomes) -> Ints:
+        """Count errors by kind and server. Returns the rows with the class of each error instead of its kind, because
+        histograms and counts are by class."""
+        outcome = np.maximum(columns[KIND], 0) // self._commands
+        failed = _select(columns, outcome > 0)
+        keys = failed[KIND] * _MOST_ENDPOINTS + failed[ENDPOINT] - NO_ENDPOINT
+        for key in distinct(keys):
+            kind, endpoint = divmod(key, _MOST_ENDPOINTS)
+            chosen = np.flatnonzero(keys == key)
+            self._errors[kind, endpoint + NO_ENDPOINT].add(failed[ENDED_NS][chosen], failed[COUNT][chosen])
+        by_class = columns.copy()
+        by_class[KIND] += (np.array(outcomes.classes)[outcome] - outcome) * self._commands
+        return by_class
 
     def _add_kind(self, kind: int, columns: Ints) -> None:
         service_ns, lag_ns, counts = columns[SERVICE_NS], columns[LAG_NS], columns[COUNT]
@@ -258,10 +258,14 @@ class RowSums:
         return earliest_ns, int(skew_ns[began_ns == earliest_ns].min())
 
     def metrics(
-        self, names: tuple[str, ...], outcomes: Sequence[tuple[bool, str]], endpoints: Endpoints | None = None
+        self,
+        names: tuple[str, ...],
+        outcomes: Sequence[tuple[bool, str]],
+        endpoints: Endpoints | None = None,
+        t0_ns: int = 0,
     ) -> PoolMetrics:
         """Metrics of all rows so far. names: commands by row of the mix. outcomes: see `Outcomes.names`. endpoints:
-        those that the rows name."""
+        those that the rows name. t0_ns: the start instant, for the times of errors."""
         commands = []
         for kind, sums in sorted(self._kinds.items()):
             outcome, row = divmod(kind, len(names))
@@ -279,7 +283,39 @@ class RowSums:
             checkout_wait=self._waits.histogram(),
             send_lag=self._lags.histogram(),
             late_sends=self._late_sends,
+            error_samples=self._error_samples(names, endpoints, t0_ns),
         )
+
+    def _error_samples(
+        self, names: tuple[str, ...], endpoints: Endpoints | None, t0_ns: int
+    ) -> tuple[ErrorSample, ...]:
+        found = []
+        for (kind, endpoint), sums in sorted(self._errors.items()):
+            assert self._outcomes is not None
+            outcome, row = divmod(kind, self._commands)
+            name, texts = self._outcomes.names[outcome][1], self._outcomes.samples[outcome]
+            first_ns, last_ns = max(sums.first_ns - t0_ns, 0), max(sums.last_ns - t0_ns, 0)
+            if texts is None:
+                found.append(ErrorSample(name=name, count=sums.count, first_ns=first_ns, last_ns=last_ns))
+                continue
+            server = "" if endpoints is None or endpoint == NO_ENDPOINT else endpoints.names[endpoint]
+            found.append(texts.sample(name, names[row], server, sums.count, first_ns, last_ns))
+        return merge_each(found)
+
+
+class _ErrorSums:
+    """Errors of one kind at one server."""
+
+    __slots__ = ("count", "first_ns", "last_ns")
+
+    def __init__(self) -> None:
+        self.count, self.first_ns, self.last_ns = 0, NEVER_NS, 0
+
+    def add(self, ended_ns: Ints, counts: Ints) -> None:
+        """Add errors."""
+        self.count += int(counts.sum())
+        self.first_ns = min(self.first_ns, int(ended_ns.min()))
+        self.last_ns = max(self.last_ns, int(ended_ns.max()))
 
 
 class _KindSums:

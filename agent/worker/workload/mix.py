@@ -9,7 +9,7 @@ from agent.worker.metrics.wire_sizes import fixed_reply_bytes
 from agent.worker.workload.arguments import ArgumentContext, DeferredArgument
 from agent.worker.workload.keys import Keyspace
 from agent.worker.workload.values import ValueGenerator
-from common.commands import Placeholder, Template
+from common.commands import KEY_PLACEHOLDERS, Placeholder, Template
 from common.errors import PlanError
 from common.plan.planned_commands import keys_of, planned_commands, script_digests
 from common.plan.schema import Keys, When, Workload
@@ -78,6 +78,8 @@ class CommandMix:
         """Whether operations depend on earlier replies, so that none can be made ahead."""
         self.ignores_replies = not (self.depends_on_replies or self.values.verify)
         """Whether no reply needs to be examined."""
+        self.key_positions = tuple(template.first_with(*KEY_PLACEHOLDERS) for template in self.templates)
+        """By row, the index of the first key among the arguments; None without one."""
         self.fixed_reply_bytes = tuple(map(fixed_reply_bytes, self.templates))
         """By row, the size of every reply; None if sizes differ."""
         self.batch_in_one_slot = workload.transaction if per_hash_tag else 0

@@ -25,7 +25,7 @@ reply is wrong, otherwise None."""
 Operation: TypeAlias = tuple[int, Arguments, int, OnReply | None]
 """(row, arguments, request bytes, on_reply). row: index into `CommandMix.names`."""
 
-MISMATCH = Failure(replied=True, name="DataMismatch", bytes_in=0)
+MISMATCH = Failure(replied=True, name="DataMismatch", bytes_in=0, text="the reply is not the value of this key")
 """The reply is not the value that was written to its key: it belongs to another key, or is cut short or damaged."""
 
 _START = b"0"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agent.worker.metrics.collector import Collector
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.process_usage import ProcessUsage
-from agent.worker.metrics.rows import Outcomes
 from agent.worker.pacing.pacer import NEVER_NS, Span
 from agent.worker.process import _supervise_load
 from common.cgroup import QuotaReading

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from common.metrics.error_samples import ErrorSample
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import (
     MAX_ENDPOINT_LENGTH,
@@ -86,6 +87,7 @@ def counts(names: int) -> dict[str, int]:
         [of_command(CommandMetrics(errors=counts(MAX_NAMES), failures=counts(MAX_NAMES)))],
         [of_command(CommandMetrics(errors={"E" * MAX_NAME_LENGTH: 1}))],
         [of_pool(PoolMetrics(connections=ConnectionMetrics(drops=counts(MAX_NAMES))))],
+        [of_pool(PoolMetrics(error_samples=(ErrorSample(name="ERR", command="write"), ErrorSample(name="ERR"))))],
     ],
 )
 def test_frames_that_fit_the_share_of_an_agent_are_accepted(intervals: list[IntervalMetrics]) -> None:
@@ -99,6 +101,10 @@ def test_frames_that_fit_the_share_of_an_agent_are_accepted(intervals: list[Inte
         (interval(0, last=20 + AHEAD_S + 1), "expected seconds up to 80 by now, got 81"),
         (interval(5, last=4), "expected seconds within"),
         (interval(0, stage=1), "expected stages within 0..0, got 1"),
+        (
+            of_pool(PoolMetrics(error_samples=(ErrorSample(name="ERR", command="\x1b[2J"),))),
+            'expected error samples of the plan\'s commands, "DEL", "GET", "write", got "\\x1b[2J"',
+        ),
         (of_pool(PoolMetrics(), "others"), 'expected pools of its share, "main", got "others"'),
         (of_pool(PoolMetrics(), "\x1b[2J"), r'got "\x1b[2J"'),
         (

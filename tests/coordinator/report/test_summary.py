@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 
 from common.errors import UsageError
+from common.metrics.error_samples import ErrorSample
 from common.metrics.histogram import Histogram
 from common.metrics.intervals import DeliveryMetrics, GeneratorDelays, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Plan, Ramp, Workload
 from common.units import NS_PER_S, Count
 from coordinator.analysis.totals.aggregate import Aggregate, fold
 from coordinator.journal.journal_file import Journal, read_journal
-from coordinator.journal.records import AnyRecord, FrameAccepted, RunClosed
+from coordinator.journal.records import AnyRecord, FrameAccepted, RunClosed, RunStarted
 from coordinator.report.summary import build_summary, quantiles
 from coordinator.report.summary_types import GeneratorSummary, Summary
 from tests.support.records import (
+    T0_UTC_NS,
     accepted,
     clean_run,
     closed,
@@ -355,3 +357,53 @@ def test_hits_and_misses_are_those_of_the_commands_whose_replies_show_them() -> 
     assert (summary.totals.hits, summary.totals.misses) == (6, 2)
     [scenario] = summary.scenarios
     assert (scenario.totals.hits, scenario.pools["main"].misses) == (6, 2)
+
+
+def failing(*samples: ErrorSample) -> list[AnyRecord]:
+    """A run whose only second has these errors, and one whose start the journal has by the wall clock."""
+    errors = dict[str, int]()
+    for sample in samples:
+        errors[sample.name] = errors.get(sample.name, 0) + sample.count
+    second = interval(0, {"GET": command(histogram(2000), errors=errors)})
+    [(name, pool)] = second.pools.items()
+    second = msgspec.structs.replace(second, pools={name: msgspec.structs.replace(pool, error_samples=samples)})
+    started = RunStarted(t0_ns=1, t0_utc_ns=T0_UTC_NS)
+    return [opened(agents=["a1"]), started, accepted("a1", 0, second), closed(duration_s=1.0)]
+
+
+def test_samples_of_errors_are_ordered_and_have_their_utc() -> None:
+    busy = ErrorSample(name="BUSY", message="BUSY no", command="GET", count=2, last_ns=NS_PER_S)
+    wrong = ErrorSample(
+        name="WRONGTYPE",
+        message="WRONGTYPE no",
+        command="GET",
+        key="key:1",
+        endpoint="web1:6379",
+        exception="ResponseError",
+        count=5,
+        first_ns=NS_PER_S // 2,
+        last_ns=NS_PER_S,
+    )
+    rest = ErrorSample(name="WRONGTYPE", count=9)
+    found = json.loads(build_summary(fold(failing(busy, rest, wrong))).to_json())
+    assert [(each["class"], each["message"], each["count"]) for each in found["error_samples"]] == [
+        ("WRONGTYPE", "WRONGTYPE no", 5),
+        ("WRONGTYPE", "", 9),
+        ("BUSY", "BUSY no", 2),
+    ]
+    assert found["error_samples"][0] == {
+        "class": "WRONGTYPE",
+        "message": "WRONGTYPE no",
+        "command": "GET",
+        "key": "key:1",
+        "endpoint": "web1:6379",
+        "first_at": "2026-03-04T05:06:08.390123+00:00",
+        "last_at": "2026-03-04T05:06:08.890123+00:00",
+        "count": 5,
+        "first_s": 0.5,
+        "last_s": 1.0,
+        "exception": "ResponseError",
+        "cause": "",
+    }
+    assert found["scenarios"][0]["error_samples"] == found["error_samples"]
+    assert found["errors"] == {"BUSY": 2, "WRONGTYPE": 14}

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from rich.console import Console
 
+from common.metrics.error_samples import ErrorSample
 from common.metrics.intervals import ConnectionMetrics, DeliveryMetrics, GeneratorDelays, IntervalMetrics, PoolMetrics
 from common.plan.schema import Command, Pools, Ramp, Workload
 from common.units import NS_PER_S
@@ -297,3 +299,30 @@ def test_the_table_of_commands_has_hit_rates_if_replies_show_them() -> None:
     report = text(looking_up(GET=(3, 1), SET=(0, 0)), width=120)
     assert [row(report, name)[-2] for name in ("GET", "SET", "Totals")] == ["75.0%", "-", "75.0%"]
     assert "Hits" not in text(looking_up(SET=(0, 0)), width=120)
+
+
+def test_the_report_shows_one_sample_of_each_class_and_counts_the_others() -> None:
+    def sample(name: str, message: str, count: int, **fields: Any) -> ErrorSample:
+        return ErrorSample(name=name, message=message, command="GET", count=count, **fields)
+
+    samples = (
+        sample("ERR", "ERR no", 700, endpoint="web1:6379", key="key:1", first_ns=NS_PER_S // 2, last_ns=2 * NS_PER_S),
+        sample("ERR", "ERR another", 3),
+        sample("ERR", "ERR \x1b[2J", 2),
+        sample("ERR", "ERR fourth", 2),
+        sample("ERR", "ERR fifth", 2),
+        sample("ConnectionError", "Connection closed", 1, first_ns=NS_PER_S),
+        ErrorSample(name="ERR", count=1000),
+    )
+    get = command(histogram(2000), errors={"ERR": 1709}, failures={"ConnectionError": 1})
+    second = interval(0, {"GET": get})
+    pools = {name: msgspec.structs.replace(pool, error_samples=samples) for name, pool in second.pools.items()}
+    report = text([opened(), accepted("a1", 0, msgspec.structs.replace(second, pools=pools)), closed()], width=100)
+    lines = report[report.index("\nErrors") : report.index("\nLedger")].splitlines()[1:]
+    assert [line.strip() for line in lines[1:]] == [
+        "700 x GET key:1 at web1:6379, 0.5 s to 2.0 s: ERR no",
+        "1 x GET, at 1.0 s: ConnectionError: Connection closed",
+        "3 x GET, 0.0 s to 0.0 s: ERR another",
+        r"2 x GET, 0.0 s to 0.0 s: ERR \x1b[2J",
+        "and 2 more in summary.json",
+    ]

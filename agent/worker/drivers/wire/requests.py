@@ -63,6 +63,10 @@ class RequestBlock:
         rows, sizes = self.rows[begin:end].tolist(), self.sizes[begin:end].tolist()
         return [(row, (), size, None) for row, size in zip(rows, sizes, strict=True)]
 
+    def arguments_of(self, index: int) -> list[bytes]:
+        """The arguments of the request at this index, unpacked."""
+        return unpack_command(self.payload[self.offsets[index] : self.offsets[index + 1]])
+
 
 Batch: TypeAlias = tuple[int, bytes, RequestBlock, Turn]
 """Requests that are sent together: (number of the first one in the record, payload, block, turn).
@@ -234,6 +238,17 @@ class OperationRequestSource:
         for _ in range(0, count, self._batch):
             operations = list(islice(self._operations, self._batch))
             yield int(nodes[self._slot_of(operations[0][1])]), packed_block(operations)
+
+
+def unpack_command(request: bytes) -> list[bytes]:
+    """The arguments of a packed command."""
+    arguments, position = [], request.index(b"\r\n") + 2
+    while position < len(request):
+        begin = request.index(b"\r\n", position) + 2
+        end = begin + int(request[position + 1 : begin])
+        arguments.append(request[begin:end])
+        position = end + 2
+    return arguments
 
 
 def packed_block(operations: Sequence[Operation]) -> RequestBlock:

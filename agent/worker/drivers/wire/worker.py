@@ -21,16 +21,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from agent.worker.drivers.base import WorkerContext
-from agent.worker.drivers.result_rows import Result, failed_kind, result_rows
+from agent.worker.drivers.result_rows import Result, result_rows
 from agent.worker.drivers.wire.batch_rows import WireRecord
 from agent.worker.drivers.wire.connection import BatchConnection, TargetNode
+from agent.worker.drivers.wire.failed_requests import failed_rows, lazy_arguments
 from agent.worker.drivers.wire.replies import ends_of, unwrap_transaction
 from agent.worker.drivers.wire.requests import UNNUMBERED, Batch, RequestBlock
 from agent.worker.drivers.wire.routing import AHEAD, PoolServices, RedirectFollower, RequestRouter
-from agent.worker.metrics.rows import BYTES_OUT, KIND, NONE, PACKED
 from agent.worker.pacing.pacer import NEVER_NS, Turn
 from common.cancellation import CutShort
 from common.clock import MonotonicNs, monotonic_ns
@@ -414,19 +412,11 @@ class WireWorker:
             count -= batches
             requests.position = end = begin + batches * size
             self.record.issued += end - begin
-            self.record.add(self._failed_rows(block, begin, end, node.error, node.endpoint))
+            place = self._router.steady_turn.leg, node.endpoint
+            self.record.add(failed_rows(self._context, block, range(begin, end), node.error, self._now(), place))
             self._skip_numbers(block, end - begin)
         if node is self._router.uncovered:
             self._services.refresh_uncovered()
-
-    def _failed_rows(self, block: RequestBlock, begin: int, end: int, error: Exception, endpoint: int) -> bytes:
-        """Packed rows of requests of a steady load that failed with one error before they were sent."""
-        kind, bytes_in = failed_kind(self._context, 0, error)
-        rows = np.empty((end - begin, PACKED), dtype=np.int64)
-        rows[:] = (self._now(), kind, 0, NONE, self._router.steady_turn.leg, 0, bytes_in, NONE, endpoint, 0)
-        rows[:, KIND] += block.rows[begin:end]
-        rows[:, BYTES_OUT] = block.sizes[begin:end]
-        return rows.tobytes()
 
     def _fail_turn(self, node: TargetNode, turn: Turn, began_ns: int | None = None) -> None:
         """Fail the next operations of a node that cannot be reached."""
@@ -444,8 +434,10 @@ class WireWorker:
     def _record_failed(self, batch: Batch, error: Exception, begun_ns: int, endpoint: int) -> None:
         _, _, block, turn = batch
         count, now_ns = len(turn.times_ns), self._now()
-        results = zip(turn.times_ns, block.operations_of(batch), [error] * count, [now_ns] * count, strict=True)
-        self.record.add(result_rows(self._context, results, begun_ns, turn.leg, (endpoint,) * count))
+        operations = block.operations_of(batch)
+        results = zip(turn.times_ns, operations, [error] * count, [now_ns] * count, strict=True)
+        lazily, endpoints = lazy_arguments(batch, operations), (endpoint,) * count
+        self.record.add(result_rows(self._context, results, begun_ns, turn.leg, endpoints, arguments_of=lazily))
         self._skip_numbers(block, count)
 
     # Replies that must be examined one by one.
@@ -479,6 +471,7 @@ class WireWorker:
                 executed=count if executed else 0,
                 bytes_in=bytes_in if is_alone else None,
                 parse=parser.parse,
+                arguments_of=lazy_arguments(batch, operations) if errors else None,
             )
             self.record.add(rows)
             self._skip_numbers(block, len(results))

@@ -12,8 +12,9 @@ import pytest
 
 from agent.worker.drivers.aio import TaskContext, TaskPoolRunner, precise_loop
 from agent.worker.drivers.base import Job, WorkerContext
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.process_usage import LoopRecord
-from agent.worker.metrics.rows import Outcomes, ThreadRecord
+from agent.worker.metrics.rows import ThreadRecord
 from agent.worker.pacing.pacer import NEVER_NS, Pacer, Span
 from agent.worker.pools.prewarm import prewarm
 from agent.worker.workload.reply_effects import Operation

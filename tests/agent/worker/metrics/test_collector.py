@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from agent.worker.metrics.collector import CollectedGroup, Collector
 from agent.worker.metrics.connection_events import EventLog
 from agent.worker.metrics.deliveries import DeliveryEvent, DeliveryRecord, pack_delivery
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.process_usage import LoopRecord, ProcessUsage, pack_turn
-from agent.worker.metrics.rows import PACKED, WAIT_ONLY, Outcomes, ThreadRecord
+from agent.worker.metrics.rows import PACKED, WAIT_ONLY, ThreadRecord
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Load
 from common.plan.timeline import Timeline, timeline

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.worker.metrics.endpoints import Endpoints
 from agent.worker.metrics.hits import HIT, MISS
+from agent.worker.metrics.outcomes import Outcomes
 from agent.worker.metrics.rows import (
     COUNT,
     ENDED_NS,
@@ -18,7 +19,6 @@ from agent.worker.metrics.rows import (
     PACKED,
     WAIT_NS,
     WAIT_ONLY,
-    Outcomes,
     RowSums,
     ThreadRecord,
     join_rows,

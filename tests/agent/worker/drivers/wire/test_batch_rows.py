@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from agent.worker.drivers.wire.batch_rows import WireRecord, pack_batch
 from agent.worker.metrics.hits import HIT, MISS
-from agent.worker.metrics.rows import NO_ROWS, NONE, Outcomes, Rows, ThreadRecord, join_rows
+from agent.worker.metrics.outcomes import Outcomes
+from agent.worker.metrics.rows import NO_ROWS, NONE, Rows, ThreadRecord, join_rows
 from agent.worker.metrics.wire_sizes import NIL_BYTES
 from agent.worker.pacing.pacer import LEG_BY_TIME
 from common.metrics.histogram import Ints

@@ -150,3 +150,9 @@ def test_a_transaction_goes_to_the_node_of_its_first_operation() -> None:
     [(node, block)] = source.draw(3, np.arange(SLOTS) % 2)
     assert (node, keys(block.payload)) == (slot_of(b"key:0") % 2, [0, 1, 2])
     assert [each[1] for each in block.operations or ()] == [("GET", b"key:%d" % number) for number in range(3)]
+
+
+def test_a_block_returns_the_arguments_of_its_requests() -> None:
+    calls = [(b"SET", b"key:1", b"a\r\nb"), (b"GET", b""), (b"PING",)]
+    block = packed_block([(0, call, 0, None) for call in calls])
+    assert [tuple(block.arguments_of(index)) for index in range(3)] == calls
