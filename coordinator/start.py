@@ -219,7 +219,8 @@ def _prepare_targets(
         with named(scenario_subject(plan, scenario)):
             calls = set_up(scenario.plan, show_progress)
         if calls:
-            show_progress(f"setup: {counted(calls, 'call')}")
+            of = f" of {subject}" if (subject := scenario_subject(plan, scenario)) else ""
+            show_progress(f"setup{of}: {counted(calls, 'call')}")
         if calls or scenario.target in flushed:
             # The report compares the preload with the keys that were there when it began.
             keys = probe(scenario.plan.target).keys

@@ -17,7 +17,7 @@ import msgspec
 from common.errors import PlanError
 from common.plan.open_files import REMEDY, USUAL_FILES, needed, shortage
 from common.plan.rules.checks import MAX_AGENTS, MAX_POOLS, MAX_THREADS, check_plan
-from common.plan.scenarios import MAX_SCENARIOS
+from common.plan.scenarios import MAX_SCENARIOS, MAX_START_NS
 from common.plan.schema import Driver
 from common.plan.timeline import MAX_LEGS
 from common.protocol.assignments import processes_of
@@ -30,7 +30,6 @@ SPARE_THREADS = 64
 """Threads of an agent and of a worker process, without its workers."""
 AHEAD_NS = 60 * NS_PER_S
 LATE_NS = 3600 * NS_PER_S
-MAX_START_NS = 366 * 24 * 3600 * NS_PER_S
 """Limits of a start instant: coordinators set it 0.6 s ahead, and send it again to agents that were cut off."""
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from common.errors import PlanError
+from common.plan.planned_commands import subscribes
 from common.plan.schema import CleanUp, Load, Plan, Pools, Scenario, Target, Workload
 from common.plan.timeline import Leg, Timeline, timeline
 from common.units import NS_PER_S, PerSecond, Seconds
@@ -23,6 +24,8 @@ MAIN = "main"
 PROBE = "probe"
 MAX_SCENARIOS = 16
 """Every agent runs at least one worker process for each scenario."""
+MAX_START_NS = 366 * 24 * 3600 * NS_PER_S
+"""Latest start of a scenario."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,20 +121,24 @@ def all_legs(plan: Plan) -> tuple[Leg, ...]:
 
 def with_probe(plan: Plan) -> Plan:
     """The plan with a scenario `probe` for its `probe` rate, or one for each target: `probe-NAME`. It issues the
-    commands of the first scenario with this target one by one, for as long as that one lasts. Raises PlanError, without
-    a place, if that cannot be."""
+    commands of the first scenario with this target one by one, for as long as that one lasts; scenarios that a probe
+    cannot go with are passed over. Raises PlanError, without a place, if that cannot be."""
     if plan.probe_per_s is None:
         return plan
     own = Scenario(name=MAIN, pools=plan.pools, workload=plan.workload, load=plan.load)
     scenarios = plan.scenarios or (own,)
-    first: dict[str, Scenario] = {}
+    by_target: dict[str, list[Scenario]] = {}
     for scenario in scenarios:
         if scenario.workload.stamps is None:
-            first.setdefault(scenario.target, scenario)
+            by_target.setdefault(scenario.target, []).append(scenario)
+    if not by_target:
+        raise PlanError("expected a scenario that issues commands beside the probe, got none")
     probes = tuple(
-        _probe(scenario, PROBE if len(first) == 1 else f"{PROBE}-{target or MAIN}", plan.probe_per_s)
-        for target, scenario in first.items()
+        _probe(_beside(candidates), PROBE if len(by_target) == 1 else f"{PROBE}-{target or MAIN}", plan.probe_per_s)
+        for target, candidates in by_target.items()
     )
+    if (count := len(scenarios) + len(probes)) > MAX_SCENARIOS:
+        raise PlanError(f"expected at most {MAX_SCENARIOS} scenarios, got {count} with the probe")
     names = [scenario.name for scenario in (*scenarios, *probes)]
     if len(set(names)) < len(names):
         raise PlanError(f"expected no scenario named {probes[0].name}, because the probe has this name")
@@ -141,12 +148,25 @@ def with_probe(plan: Plan) -> Plan:
     return msgspec.structs.replace(with_scenarios(plan, parts), probe_per_s=None)
 
 
+def _beside(candidates: Sequence[Scenario]) -> Scenario:
+    """The first of these scenarios that a probe can go with."""
+    problems = [_probe_problem(scenario) for scenario in candidates]
+    if "" not in problems:
+        raise PlanError(problems[0])
+    return candidates[problems.index("")]
+
+
+def _probe_problem(scenario: Scenario) -> str:
+    load = scenario.load
+    if timeline(load).end_ns is None and not load.runs_until_stopped:
+        return f"expected a load with a duration or stages beside the probe, got {load.requests} requests"
+    if subscribes(scenario.workload):
+        return "expected a load without subscribers beside the probe, which would take part in their channels"
+    return ""
+
+
 def _probe(beside: Scenario, name: str, rate_per_s: PerSecond) -> Scenario:
     line = timeline(beside.load)
-    if line.end_ns is None and not beside.load.runs_until_stopped:
-        raise PlanError(
-            f"expected a load with a duration or stages beside the probe, got {beside.load.requests} requests"
-        )
     workload = msgspec.structs.replace(
         beside.workload,
         pipeline=1,

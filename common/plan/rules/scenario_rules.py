@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from common.errors import PlanError
 from common.plan.key_path import DescribeSource, KeyPath
-from common.plan.scenarios import MAX_SCENARIOS, start_times_ns
+from common.plan.scenarios import MAX_SCENARIOS, MAX_START_NS, start_times_ns
 from common.plan.schema import Load, Scenario
 from common.plan.timeline import timeline
-from common.units import listed, show
+from common.units import NS_PER_S, format_seconds, listed, show
 
 
 def check_scenarios(
@@ -28,7 +28,11 @@ def check_order(scenarios: Sequence[Scenario], where: DescribeSource) -> None:
         if scenario.after and (problem := _order_problem(scenario.after, known)):
             raise PlanError(f"{where(('scenarios', number, 'after'))}: {problem}")
         known[scenario.name] = scenario.load
-    start_times_ns(scenarios)
+    for number, (name, start_ns) in enumerate(start_times_ns(scenarios).items()):
+        if start_ns > MAX_START_NS:
+            wanted, found = format_seconds(MAX_START_NS / NS_PER_S), format_seconds(start_ns / NS_PER_S)
+            place = where(("scenarios", number, "start"))
+            raise PlanError(f"{place}: expected a start within {wanted}, got {name} after {found}")
 
 
 def _list_faults(scenarios: Sequence[Scenario]) -> Iterator[tuple[KeyPath, str]]:

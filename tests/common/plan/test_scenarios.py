@@ -280,3 +280,37 @@ def test_a_probe_needs_a_load_whose_end_is_planned(tmp_path: Path) -> None:
     assert refusal(tmp_path, text) == (
         "plan.yaml: $.probe: expected a load with a duration or stages beside the probe, got 5 requests"
     )
+
+
+def test_a_probe_passes_over_scenarios_that_it_cannot_go_with(tmp_path: Path) -> None:
+    text = """
+target: {url: "redis://h:1"}
+scenarios:
+  - {name: counted, load: {requests: 5}}
+  - {name: channels, workload: {profile: pubsub_heavy}, load: {duration: 9s}}
+  - {name: timed, workload: {commands: [{command: GET}]}, load: {duration: 7s}}
+"""
+    probe = load(tmp_path, text, probe=PerSecond(5)).scenarios[-1]
+    assert (probe.name, probe.load.duration_s) == ("probe", 7)
+    assert [command.command for command in probe.workload.commands] == ["GET"]
+
+
+def test_a_probe_beside_subscribers_is_refused(tmp_path: Path) -> None:
+    text = "{target: {url: 'redis://h:1'}, workload: {profile: pubsub_heavy}, probe: 5/s}"
+    assert refusal(tmp_path, text) == (
+        "plan.yaml: $.probe: expected a load without subscribers beside the probe, which would take part in their "
+        "channels"
+    )
+
+
+def test_a_probe_counts_as_one_of_the_most_scenarios(tmp_path: Path) -> None:
+    names = ", ".join(f"{{name: s{number}}}" for number in range(16))
+    text = f"{{target: {{url: 'redis://h:1'}}, scenarios: [{names}], probe: 5/s}}"
+    assert refusal(tmp_path, text) == "plan.yaml: $.probe: expected at most 16 scenarios, got 17 with the probe"
+
+
+def test_a_scenario_that_starts_too_late_for_any_agent_is_refused(tmp_path: Path) -> None:
+    text = "{target: {url: 'redis://h:1'}, scenarios: [{name: a}, {name: b, start: 9999h}]}"
+    assert refusal(tmp_path, text) == (
+        "plan.yaml: $.scenarios[1].start: expected a start within 8784h, got b after 9999h"
+    )
