@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from math import ceil, floor
 
@@ -117,26 +118,29 @@ class ShownSeconds:
         begin_ns = number * NS_PER_S
         end_ns = begin_ns + round(length_s * NS_PER_S)
         legs = self._legs(begin_ns, end_ns)
-        due = float(sum(leg.due(end_ns) - leg.due(begin_ns) for leg in legs))
+        due = float(sum(_due(leg, end_ns, most) - _due(leg, begin_ns, most) for leg, most in legs))
         return ShownSecond(
             number=number,
             length_s=length_s,
             second=found[0] if len(found) == 1 else _as_one(found),
-            leg=legs[0],
-            wanted_per_s=due / length_s if all(leg.is_open for leg in legs) and not drains else None,
+            leg=legs[0][0],
+            wanted_per_s=due / length_s if all(leg.is_open for leg, _ in legs) and not drains else None,
             backlog=self._backlog_at(folded[-1], self._load_until_ns(end_ns)),
             drains=drains,
         )
 
-    def _legs(self, begin_ns: int, end_ns: int) -> list[Leg]:
-        """The legs of all scenarios in this span; outside the load, the nearest leg of the first one."""
-        found: list[Leg] = []
+    def _legs(self, begin_ns: int, end_ns: int) -> list[tuple[Leg, int | None]]:
+        """The legs of all scenarios in this span, and how many requests each issues at most; outside the load, the
+        nearest leg of the first scenario."""
+        found: list[tuple[Leg, int | None]] = []
         for run in self._run.scenarios:
             line = run.timeline
             if line.legs[0].begin_ns < end_ns and (line.end_ns is None or begin_ns < line.end_ns):
-                found += line.legs[line.at(begin_ns) : line.at(end_ns - 1) + 1]
+                requests = run.opened.plan.load.requests if run.opened is not None else None
+                legs = line.legs[line.at(begin_ns) : line.at(end_ns - 1) + 1]
+                found += [(leg, requests if leg.measured else None) for leg in legs]
         first = self._run.scenarios[0].timeline
-        return found or [first.legs[first.at(begin_ns)]]
+        return found or [(first.legs[first.at(begin_ns)], None)]
 
     @cached_property
     def _backlogs(self) -> list[Backlog]:
@@ -147,6 +151,11 @@ class ShownSeconds:
 
     def _load_until_ns(self, end_ns: int) -> int:
         return end_ns if self._end_s is None else min(end_ns, round(self._end_s * NS_PER_S))
+
+
+def _due(leg: Leg, until_ns: int, most: int | None) -> Fraction:
+    due = leg.due(until_ns)
+    return due if most is None else min(due, Fraction(most))
 
 
 def _as_one(seconds: list[Second]) -> Second:

@@ -16,6 +16,9 @@ from rich.text import Text
 from common.units import counted, format_seconds, listed
 from coordinator.analysis.generator import BUSY_SHARE
 from coordinator.live.snapshot import (
+    ENDED,
+    RUNNING,
+    WAITING,
     LatencyTimes,
     LiveAgent,
     LiveHits,
@@ -28,7 +31,7 @@ from coordinator.live.snapshot import (
 from coordinator.report.printing import as_text, hit_rate, ms
 from coordinator.report.tables import FittedTable, TableCell, TableColumn, WithoutTrailingBlanks
 
-_AGENTS_SHOWN = 8
+_AGENTS_SHOWN = _SCENARIOS_SHOWN = 8
 _COMMANDS_SHOWN = 6
 _FEWEST_SECONDS = 3
 _STALE_S = 2.5
@@ -135,12 +138,18 @@ _SCENARIO_COLUMNS = (
 
 
 def _scenarios(scenarios: tuple[LiveScenario, ...]) -> FittedTable:
-    """The last complete second of each scenario."""
+    """The last complete second of each scenario; of many, those that run come first."""
     title = "Scenarios, last second (ms: response time at a rate, service time in a closed loop)"
     table = FittedTable(title, _SCENARIO_COLUMNS, rule=False)
-    for scenario in scenarios:
+    drawn = scenarios
+    if len(scenarios) > _SCENARIOS_SHOWN:
+        drawn = tuple(sorted(scenarios, key=lambda each: (RUNNING, WAITING, ENDED).index(each.state)))[
+            :_SCENARIOS_SHOWN
+        ]
+        table.caption = f"and {len(scenarios) - _SCENARIOS_SHOWN} more"
+    for scenario in drawn:
         row = scenario.last
-        state = f"from {_whole(scenario.begin_s)}" if scenario.state == "waiting" else scenario.stage or scenario.state
+        state = f"from {_whole(scenario.begin_s)}" if scenario.state == WAITING else scenario.stage or scenario.state
         backlog = None if row is None else row.backlog
         table.add_row(
             scenario.name,

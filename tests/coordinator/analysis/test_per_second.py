@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from common.metrics.intervals import IntervalMetrics
 from common.plan.schema import Load, Ramp
-from common.units import NS_PER_S, Count
+from common.units import NS_PER_S, Count, PerSecond, Seconds
 from coordinator.analysis.per_second import ShownSeconds
 from coordinator.analysis.totals.aggregate import Aggregate, fold
-from coordinator.journal.records import AnyRecord
+from coordinator.journal.records import AnyRecord, RunOpened
 from tests.support.records import (
     accepted,
     closed,
@@ -23,6 +23,7 @@ from tests.support.records import (
     staged_plan,
     watched,
 )
+from tests.support.scenarios import two
 from tests.support.stages import stage
 
 
@@ -125,3 +126,14 @@ def test_every_operation_is_in_exactly_one_row(counts: list[int], duration_s: fl
     assert sum(row.second.ok for row in found) == sum(row.second.service.merged.count for row in found) == sum(counts)
     assert all(row.length_s > 0 for row in found)
     assert [row.number for row in found] == sorted({row.number for row in found})
+
+
+def test_a_scenario_whose_requests_are_done_wants_no_more() -> None:
+    run = two()
+    first = run[0]
+    assert isinstance(first, RunOpened)
+    reads, writes = first.plan.scenarios
+    counted = msgspec.structs.replace(reads, load=Load(requests=Count(5), rate_per_s=PerSecond(5)))
+    at_a_rate = msgspec.structs.replace(writes, load=Load(duration_s=Seconds(1), rate_per_s=PerSecond(7)))
+    run[0] = msgspec.structs.replace(first, plan=msgspec.structs.replace(first.plan, scenarios=(counted, at_a_rate)))
+    assert [row.wanted_per_s for row in ShownSeconds(fold(run))] == [5.0, 7.0]

@@ -374,3 +374,18 @@ def test_both_views_show_hit_rates_by_command() -> None:
     assert "hits: GET 75.0%, HGET 0.0%" in written(screen)
     assert re.search(r"serv max +hits +errors", re.sub(r"\x1b\[[0-9;]*m", "", written(screen)))
     assert "37.5%" in written(screen)
+
+
+def test_of_many_scenarios_a_terminal_shows_those_that_run() -> None:
+    first = build_snapshot(fold(two()), [], 1.5).scenarios[0]
+    many = tuple(
+        replace(first, name=f"s{number:02}", state="ended" if number < 5 else "running", rows={})
+        for number in range(16)
+    )
+    console = terminal(height=60)
+    view = TerminalView(console)
+    view.update(replace(snapshot(), scenarios=many))
+    view.close()
+    drawn = written(console)
+    assert [f"s{number:02}" in drawn for number in range(16)] == [5 <= number < 13 for number in range(16)]
+    assert "and 8 more" in drawn
