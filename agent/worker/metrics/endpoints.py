@@ -9,6 +9,13 @@ from common.metrics.intervals import MAX_ENDPOINT_LENGTH, MAX_ENDPOINTS, OTHER
 from common.plan.schema.target_url import Host
 from common.redis_client import PRIMARY, REPLICA
 
+_MOST_ROLES = 1 << 14
+"""A cluster has at most one primary for each slot. A target that names more servers over time is not trusted."""
+
+
+def _name(host: str, port: int) -> str:
+    return str(Host(host, port))[:MAX_ENDPOINT_LENGTH]
+
 
 class Endpoints:
     """The servers of one target that clients of this process have used. Thread-safe. names: by number, `host:port`."""
@@ -25,7 +32,7 @@ class Endpoints:
         return self._add(host, port) if number is None else number
 
     def _add(self, host: str, port: int) -> int:
-        name = str(Host(host, port))[:MAX_ENDPOINT_LENGTH]
+        name = _name(host, port)
         with self._lock:
             if name not in self.names and len(self.names) >= MAX_ENDPOINTS - 1:
                 name = OTHER
@@ -37,8 +44,11 @@ class Endpoints:
             return number
 
     def has_role(self, host: str, port: int, role: str) -> None:
-        """The target says that this server has this role, PRIMARY or REPLICA."""
-        self._roles[self.names[self.number(host, port)]] = role
+        """The target says that this server has this role, PRIMARY or REPLICA. It gets no number, because clients
+        may never use it."""
+        if len(self._roles) >= _MOST_ROLES:
+            self._roles.clear()
+        self._roles[_name(host, port)] = role
 
     def is_replica(self, number: int) -> bool:
         """Whether the server was a replica when the target last said so."""

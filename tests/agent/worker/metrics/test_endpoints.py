@@ -33,3 +33,11 @@ def test_a_long_host_name_is_cut() -> None:
     endpoints = Endpoints()
     endpoints.number("h" * 5000, 1)
     assert len(endpoints.names[0]) == MAX_ENDPOINT_LENGTH
+
+
+def test_servers_that_clients_never_use_take_no_number() -> None:
+    endpoints = Endpoints()
+    for port in range(1, 5000):
+        endpoints.has_role("h", port, "replica")
+    assert (endpoints.number("h", 4999), endpoints.names) == (0, ["h:4999"])
+    assert endpoints.is_replica(0)

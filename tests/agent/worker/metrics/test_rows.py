@@ -210,6 +210,7 @@ def test_rows_add_up_the_same_in_parts_and_at_once(parts: list[list[Row]]) -> No
     outcomes.number(LOST)
     endpoints = Endpoints()
     for port in range(3):
+        endpoints.number("h", port)
         endpoints.has_role("h", port, "replica" if port else "primary")
     sums = RowSums(commands=len(NAMES))
     for part in parts:
