@@ -214,12 +214,14 @@ def _never_closed(evidence: Evidence) -> Iterator[str]:
 
 
 def _agents_lost(evidence: Evidence) -> Iterator[str]:
-    lost = [agent for agent in evidence.agents if agent.end is not None and not agent.finished]
+    # Of several scenarios, only those of which the agent had pools lost something.
+    concerned = [agent for agent in evidence.agents if agent.facts.pools or evidence.run.scenario is None]
+    lost = [agent for agent in concerned if agent.end is not None and not agent.finished]
     if lost:
         names = _listed(agent.facts.agent_id for agent in lost)
         kept = sum(agent.counted for agent in lost)
         yield (
-            f"{len(lost)} of {counted(len(evidence.agents), 'agent')} lost ({names}): the report includes the "
+            f"{len(lost)} of {counted(len(concerned), 'agent')} lost ({names}): the report includes the "
             f"{counted(kept, 'operation')} reported before; later operations are unknown."
         )
 

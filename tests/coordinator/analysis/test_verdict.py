@@ -334,3 +334,25 @@ def test_a_scenario_that_waited_when_the_load_was_stopped_does_not_make_the_othe
 def test_a_load_that_was_stopped_before_any_scenario_began_is_invalid() -> None:
     found = stopped_at(1.0, begins_s=(5.0, 6.0))
     assert (found.level, found.reasons[0]) == (Level.INVALID, "No operation ended.")
+
+
+def test_a_lost_agent_concerns_only_scenarios_of_which_it_had_pools() -> None:
+    first = of_scenarios(plan_of(scenario("here", load(1.0)), scenario("there", load(1.0))))
+    [agent] = first.agents
+    both = [msgspec.structs.replace(agent, agent_id=f"a{at}", pools=agent.pools[at : at + 1]) for at in range(2)]
+    finals = (ScenarioFinal(scenario=0, issued=5, counted=5, ran_ns=10**9, drained=True),)
+    run: list[AnyRecord] = [
+        msgspec.structs.replace(first, agents=tuple(both)),
+        reading(Reading.BEFORE, {}),
+        RunStarted(t0_ns=123),
+        accepted("a0", 0, interval(0, {"GET": done(5)})),
+        accepted("a1", 0, interval(0, {"GET": done(4)}, stage=1)),
+        noted("a0", 5, scenarios=finals),
+        noted("a1", 4, lost=True),
+        reading(Reading.AFTER, {"get": 9}),
+        closed(duration_s=1.0),
+    ]
+    assert [reason for reason in verdict(run).reasons if "lost" in reason] == [
+        "there: 1 of 1 agent lost (a1): the report includes the 4 operations reported before; later operations are "
+        "unknown."
+    ]
