@@ -41,6 +41,7 @@ KEYS = 1_000_000
 """Key numbers, all of the same length: workers replace the number of a drawn key."""
 MOST_PENDING = 10_000
 """Most writes that may be looked for at a time: rate x timeout."""
+LEAST_POLL_S = 0.0001
 _LAST_WRITES_S = 1.0
 """The writer ends this long before the reader (or a tenth of the load before), so that its last writes are found."""
 _LEAST_EXPIRY_S = 60
@@ -60,6 +61,10 @@ def visibility_faults(wanted: Visibility, targets: Sequence[str], *, per_agent: 
     for key, seconds in (("poll", wanted.poll_s), ("timeout", wanted.timeout_s)):
         if seconds <= 0:
             yield key, "expected a time above zero, got 0s"
+    if 0 < wanted.poll_s < LEAST_POLL_S:
+        yield "poll", f"expected at least {Seconds(LEAST_POLL_S)}, because one connection reads, got {wanted.poll_s}"
+    if 0 < wanted.timeout_s <= wanted.poll_s:
+        yield "timeout", f"expected more than poll, {wanted.poll_s}, got {wanted.timeout_s}"
     if (pending := wanted.rate_per_s * wanted.timeout_s) > MOST_PENDING:
         yield "rate", f"expected at most {MOST_PENDING:,} values within the timeout, got {pending:,.0f}"
     if per_agent:

@@ -33,7 +33,7 @@ from common.plan.loading.parsing import parse_plan_text, read_small_file
 from common.plan.loading.profiles import Profile
 from common.plan.loading.secrets import resolve_secrets
 from common.plan.rules.checks import Purpose, check_plan, check_plan_limits
-from common.plan.rules.scenario_rules import check_order, check_scenarios
+from common.plan.rules.scenario_rules import added_problem, check_order, check_scenarios
 from common.plan.scenarios import MAIN, with_probe, with_scenarios
 from common.plan.schema import Plan, Scenario, Visibility
 from common.plan.schema.load import DEFAULT_DURATION
@@ -178,6 +178,8 @@ def _load(sources: _Sources, environ: Mapping[str, str], purpose: Purpose) -> Pl
         parts.append((scenario, _one_plan(sources.merged(scenario, layer), environ, purpose)))
     if wanted is not None:
         parts += _visibility_parts(sources, merged, wanted, environ, purpose)
+        if problem := added_problem([scenario.name for scenario, _ in parts]):
+            raise PlanError(f"{merged.where(('visibility',))}: {problem}")
     plan = replace_fields(with_scenarios(parts[0][1], parts), visibility=None)
     check_order(plan.scenarios, sources.place)
     check_plan_limits(plan, sources.place)

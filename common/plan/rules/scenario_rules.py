@@ -21,6 +21,16 @@ def check_scenarios(
         raise PlanError(f"{where(path)}: {problem}")
 
 
+def added_problem(names: Sequence[str]) -> str:
+    """Why a plan cannot have the scenarios that a key adds; "" if it can. names: of all scenarios."""
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        return f"expected no scenario named {twice}, because this adds one"
+    if len(names) > MAX_SCENARIOS:
+        return f"expected at most {MAX_SCENARIOS} scenarios together with those that this adds, got {len(names)}"
+    return ""
+
+
 def check_order(scenarios: Sequence[Scenario], where: DescribeSource) -> None:
     """Raises PlanError if a scenario cannot follow another one. Their loads are complete."""
     known: dict[str, Load] = {}

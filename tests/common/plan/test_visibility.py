@@ -74,6 +74,9 @@ def test_a_printed_plan_with_visibility_is_the_same_plan(tmp_path: Path) -> None
     assert load(tmp_path, plan_yaml(plan)) == plan
 
 
+SIXTEEN = ", ".join(f"{{name: s{number}, target: us}}" for number in range(16))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -85,6 +88,22 @@ def test_a_printed_plan_with_visibility_is_the_same_plan(tmp_path: Path) -> None
         (
             TARGETS + "visibility: {write: eu, read: us, rate: 10k/s}",
             ".rate: expected at most 10,000 values within the timeout, got 50,000",
+        ),
+        (
+            TARGETS + "visibility: {write: eu, read: us, poll: 1us}",
+            ".poll: expected at least 100us, because one connection reads, got 1us",
+        ),
+        (
+            TARGETS + "visibility: {write: eu, read: us, poll: 2s, timeout: 1s}",
+            ".timeout: expected more than poll, 2s, got 1s",
+        ),
+        (
+            TARGETS + "visibility: {write: eu, read: us}\nscenarios: [{name: visibility-read, target: us}]\n",
+            ": expected no scenario named visibility-read, because this adds one",
+        ),
+        (
+            f"{TARGETS}visibility: {{write: eu, read: us}}\nscenarios: [{SIXTEEN}]\n",
+            ": expected at most 16 scenarios together with those that this adds, got 18",
         ),
         (BOTH + "fleet: {per_agent: true}", ".read: expected no --per-agent, because one agent writes and reads"),
         (BOTH + "load: {requests: 5}", ": expected a load with a duration or stages, got 5 requests"),
