@@ -15,6 +15,7 @@ from agent.worker.metrics.connection_events import ConnectionEvent, EventKind, E
 from common.cancellation import Cancellation, CutShort
 from common.errors import PlanError, TargetError
 from common.plan.schema import BackoffKind, Pools, Retry, Target, TcpPool
+from common.redis_client import failure_of
 from common.redis_client.async_clients import (
     AsyncClient,
     async_tcp_pools,
@@ -23,7 +24,6 @@ from common.redis_client.async_clients import (
     open_async_client,
 )
 from common.redis_client.async_cluster import AsyncClusterClient
-from common.redis_client.error_translation import failure_of
 from common.units import Seconds
 from tests.support.clients import DURING_CONNECT
 from tests.support.loops import OthersTurn
