@@ -24,7 +24,7 @@ from common.plan.timeline import Leg
 from common.units import NS_PER_S
 from coordinator.analysis.backlog import Backlog
 from coordinator.analysis.totals.aggregate import Aggregate
-from coordinator.analysis.totals.tallies import BusyTime, Second
+from coordinator.analysis.totals.tallies import BusyTime, Second, add_by_name
 
 OWN_ROW_S = 0.5
 """A last second that the load used for less than this is added to the row before."""
@@ -172,6 +172,8 @@ def _as_one(seconds: list[Second]) -> Second:
         merged.errors += second.errors
         merged.failures = merge_counts((merged.failures, second.failures))
         merged.refusals = merge_counts((merged.refusals, second.refusals))
+        add_by_name(merged.hits, second.hits)
+        add_by_name(merged.misses, second.misses)
         merged.service.add(second.service.merged)
         merged.response.add(second.response.merged)
         merged.loop_lag.add(second.loop_lag.merged)

@@ -210,6 +210,12 @@ def _parts(counts: Mapping[str, int], position: int, parts: int) -> dict[str, in
     return {name: _part(count, position, parts) for name, count in counts.items()}
 
 
+def add_by_name(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Add counts by the names of commands, whose number the plan limits."""
+    for name, count in more.items():
+        counts[name] = counts.get(name, 0) + count
+
+
 @dataclass(slots=True)
 class Second:
     """One second of the run, over all agents and commands.
@@ -278,8 +284,7 @@ class Second:
             for name, count in more.items():
                 add_named(counts, name, count)
         for counts, more in ((self.hits, part.hits), (self.misses, part.misses)):
-            for name, count in more.items():
-                counts[name] = counts.get(name, 0) + count
+            add_by_name(counts, more)
         self.service.add(*part.service)
         self.response.add(*part.response)
         self.loop_lag.add(part.loop_lag)

@@ -137,3 +137,11 @@ def test_a_scenario_whose_requests_are_done_wants_no_more() -> None:
     at_a_rate = msgspec.structs.replace(writes, load=Load(duration_s=Seconds(1), rate_per_s=PerSecond(7)))
     run[0] = msgspec.structs.replace(first, plan=msgspec.structs.replace(first.plan, scenarios=(counted, at_a_rate)))
     assert [row.wanted_per_s for row in ShownSeconds(fold(run))] == [5.0, 7.0]
+
+
+def test_the_last_row_has_the_hits_and_misses_of_replies_after_the_load() -> None:
+    found = {"GET": command(histogram(1000, 1000), hits=1, misses=1)}
+    parts = [interval(second, found) for second in range(3)]
+    records = [opened(agents=["a1"]), accepted("a1", 0, *parts), noted("a1", 6, ran_ns=2 * NS_PER_S)]
+    *_, last = ShownSeconds(fold([*records, closed(duration_s=2.0)]))
+    assert (last.number, last.second.hits, last.second.misses) == (1, {"GET": 2}, {"GET": 2})
