@@ -44,8 +44,8 @@ class Endpoints:
             return number
 
     def has_role(self, host: str, port: int, role: str) -> None:
-        """The target says that this server has this role, PRIMARY or REPLICA. It gets no number, because clients
-        may never use it."""
+        """The target says that this server has this role, PRIMARY or REPLICA. A server that clients never use gets no
+        number."""
         if len(self._roles) >= _MOST_ROLES:
             self._roles.clear()
         self._roles[_name(host, port)] = role
