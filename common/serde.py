@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from common.units import Bytes, Count, PerSecond, Seconds, SecondsOrOff
+from common.units import Bytes, Count, Percentile, PerSecond, Seconds, SecondsOrOff
 
 T = TypeVar("T")
 
-_QUANTITIES = (Seconds, SecondsOrOff, PerSecond, Bytes, Count)
+_QUANTITIES = (Seconds, SecondsOrOff, PerSecond, Percentile, Bytes, Count)
 
 
 def to_builtins(value: Any) -> Any:

@@ -130,6 +130,25 @@ class PerSecond(float):
     __repr__ = __str__
 
 
+class Percentile(float):
+    """A percentile, such as 99.9."""
+
+    form: ClassVar[str] = "a percentile above 0 and below 100 such as 99.9"
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """A percentile from a number or its text. Raises ValueError."""
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise _refused(cls.form, value)
+        try:
+            percentile = float(value)
+        except (ValueError, OverflowError):
+            raise _refused(cls.form, value) from None
+        if not 0 < percentile < 100:
+            raise _refused(cls.form, value)
+        return cls(percentile)
+
+
 class Bytes(int):
     """A size in bytes; text such as "100", "1KiB", "4kB". A bare k, m or g is binary, as kb is in redis.conf."""
 

@@ -130,7 +130,7 @@ OTHER_OPTIONS: tuple[ForeignOption, ...] = (
     ForeignOption(MEMTIER, ("--hdr-file-prefix",), "the latencies in summary.json"),
     ForeignOption(MEMTIER, ("--show-config",), "`coordinator plan`"),
     ForeignOption(MEMTIER, ("-D", "--debug"), "`coordinator check`", "and the errors in summary.json"),
-    ForeignOption(MEMTIER, ("--print-percentiles",), "the percentiles in summary.json", "p50 to p99.99"),
+    ForeignOption(MEMTIER, ("--print-percentiles",), "--percentiles", "for tables, the live view and summary.json"),
     ForeignOption(MEMTIER, ("--command-stats-breakdown",), "always", "the report has a row for each command"),
     ForeignOption(
         MEMTIER,

@@ -19,12 +19,14 @@ from common.plan.key_path import KeyPath, render
 from common.plan.schema import Plan
 from common.plan.schema.short_forms import FALSE, TRUE, number_or_text
 from common.redaction import REDACTED, SECRET_KEYS
-from common.units import Bytes, Count, PerSecond, Seconds, SecondsOrOff, show
+from common.units import Bytes, Count, Percentile, PerSecond, Seconds, SecondsOrOff, show
 
 LARGEST = 2**63 - 1
 """The largest number in a plan: the largest signed 64-bit integer, as plans are sent as msgpack."""
 
-_FORMS: dict[type, str] = {quantity: quantity.form for quantity in (Seconds, SecondsOrOff, PerSecond, Bytes, Count)}
+_FORMS: dict[type, str] = {
+    quantity: quantity.form for quantity in (Seconds, SecondsOrOff, PerSecond, Percentile, Bytes, Count)
+}
 _WHOLE = re.compile(r"[+-]?\d{1,30}")
 
 

@@ -95,11 +95,12 @@ def _left(snapshot: LiveSnapshot) -> str:
 
 
 _HITS = "hits"
+_PERCENTILES = "{} p"
+"""The place of the columns of percentiles: `_with_percentiles` makes them."""
 _CLOSED_COLUMNS = (
     TableColumn("sec"),
     TableColumn("ops/s", 1),
-    TableColumn("serv p50", 3),
-    TableColumn("serv p99", 2),
+    TableColumn(_PERCENTILES.format("serv"), 3),
     TableColumn("serv max", 4),
     TableColumn(_HITS, 6),
     TableColumn("errors"),
@@ -110,8 +111,7 @@ _OPEN_COLUMNS = (
     TableColumn("wanted/s", 3),
     TableColumn("ops/s", 1),
     TableColumn("backlog", 4),
-    TableColumn("resp p50", 5),
-    TableColumn("resp p99", 2),
+    TableColumn(_PERCENTILES.format("resp"), 5),
     TableColumn("resp max", 6),
     TableColumn("serv p99", 7),
     TableColumn(_HITS, 9),
@@ -157,7 +157,7 @@ def _scenarios(scenarios: tuple[LiveScenario, ...]) -> FittedTable:
             "-" if scenario.wanted_per_s is None else f"{scenario.wanted_per_s:,.0f}",
             "-" if row is None else f"{row.ops_per_s:,}",
             "-" if backlog is None else as_text(f"{backlog:,}", style="yellow" if backlog else ""),
-            *_quantiles(None if row is None else row.response or row.service),
+            *_fixed(None if row is None else row.response or row.service),
             as_text(f"{scenario.errors:,}", style="red" if scenario.errors else ""),
         )
     return table
@@ -166,35 +166,35 @@ def _scenarios(scenarios: tuple[LiveScenario, ...]) -> FittedTable:
 def _seconds(snapshot: LiveSnapshot, rows: tuple[LiveSecond, ...]) -> FittedTable:
     """The last seconds, with their hit rates if any replies show them."""
     title, cells = (_OPEN_TITLE, _open) if snapshot.open_loop else (_CLOSED_TITLE, _closed)
-    columns = _OPEN_COLUMNS if snapshot.open_loop else _CLOSED_COLUMNS
+    columns = _with_percentiles(_OPEN_COLUMNS if snapshot.open_loop else _CLOSED_COLUMNS, snapshot.percentiles)
     shown = [at for at, column in enumerate(columns) if snapshot.hits or column.heading != _HITS]
     table = FittedTable(title, [columns[at] for at in shown], rule=False)
     for row in rows:
-        found = cells(row)
+        found = cells(row, len(snapshot.percentiles))
         table.add_row(*[found[at] for at in shown])
     if not rows:
         table.add_row(*["-"] * len(table.columns))
     return table
 
 
-def _closed(row: LiveSecond) -> list[TableCell]:
+def _closed(row: LiveSecond, percentiles: int) -> list[TableCell]:
     return [
         str(row.second),
         f"{row.ops_per_s:,}",
-        *_quantiles(row.service),
+        *_quantiles(row.service, percentiles),
         _hits(row),
         _errors(row),
         _core(row.core_share),
     ]
 
 
-def _open(row: LiveSecond) -> list[TableCell]:
+def _open(row: LiveSecond, percentiles: int) -> list[TableCell]:
     return [
         str(row.second),
         "-" if row.wanted_per_s is None else f"{row.wanted_per_s:,.0f}",
         f"{row.ops_per_s:,}",
         as_text("-") if row.backlog is None else as_text(f"{row.backlog:,}", style="yellow" if row.backlog else ""),
-        *_quantiles(row.response),
+        *_quantiles(row.response, percentiles),
         "-" if row.service is None else ms(row.service.p99_us),
         _hits(row),
         _errors(row),
@@ -206,8 +206,28 @@ def _hits(row: LiveSecond) -> str:
     return hit_rate(sum(each.hits for each in row.hits), sum(each.misses for each in row.hits))
 
 
-def _quantiles(times: LatencyTimes | None) -> list[str]:
+def _quantiles(times: LatencyTimes | None, percentiles: int) -> list[str]:
+    if times is None:
+        return ["-"] * (percentiles + 1)
+    return [*(ms(us) for _, us in times.percentiles_us), ms(times.max_us)]
+
+
+def _fixed(times: LatencyTimes | None) -> list[str]:
     return ["-"] * 3 if times is None else [ms(us) for us in (times.p50_us, times.p99_us, times.max_us)]
+
+
+def _with_percentiles(columns: tuple[TableColumn, ...], percentiles: tuple[str, ...]) -> list[TableColumn]:
+    """The columns, with one for each percentile."""
+    found: list[TableColumn] = []
+    for column in columns:
+        kind, mark, _ = column.heading.partition(_PERCENTILES.format(""))
+        if mark and column.heading == _PERCENTILES.format(kind):
+            # p99 is left out last.
+            ranks = [2 if name == "p99" else column.drop_rank for name in percentiles]
+            found += [TableColumn(f"{kind} {name}", rank) for name, rank in zip(percentiles, ranks, strict=True)]
+        else:
+            found.append(column)
+    return found
 
 
 def _errors(row: LiveSecond) -> Text:

@@ -12,6 +12,7 @@ from common.units import NS_PER_S
 from coordinator.analysis.per_second import ShownSeconds
 from coordinator.analysis.totals.aggregate import Aggregate
 from coordinator.analysis.totals.tallies import Second
+from coordinator.report.percentiles import percentile_names
 
 SECONDS_SHOWN = 8
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
@@ -20,11 +21,17 @@ WAITING, RUNNING, ENDED = "waiting", "running", "ended"
 
 @dataclass(frozen=True, slots=True)
 class LatencyTimes:
-    """Latencies of one second."""
+    """Latencies of one second. shown_us: the percentiles that the plan asks for, by name; empty for p50 and p99."""
 
     p50_us: float
     p99_us: float
     max_us: float
+    shown_us: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def percentiles_us(self) -> tuple[tuple[str, float], ...]:
+        """The percentiles to show."""
+        return self.shown_us or (("p50", self.p50_us), ("p99", self.p99_us))
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,7 @@ class LiveSnapshot:
     may have changed, because an agent that was cut off reported its share, or the load ended earlier than planned.
     standing_by: agents without a share. scenarios: empty for a plan with one. servers: None if they are not watched.
     hits: of each command whose replies show them.
+    percentiles: the names of those in rows.
     """
 
     elapsed_s: float
@@ -167,6 +175,7 @@ class LiveSnapshot:
     corrected: tuple[LiveSecond, ...] = ()
     standing_by: int = 0
     scenarios: tuple[LiveScenario, ...] = ()
+    percentiles: tuple[str, ...] = ("p50", "p99")
     hits: tuple[LiveHits, ...] = ()
     until_stopped: bool = False
     servers: LiveServers | None = None
@@ -216,6 +225,7 @@ def build_snapshot(
         open_loop=any(leg.is_open for leg in aggregate.timeline.legs),
         corrected=corrected,
         standing_by=standing_by,
+        percentiles=tuple(_percentiles(aggregate)),
         scenarios=tuple(_scenario(part, elapsed_s, stopped_s, drawn) for part in aggregate.parts),
         until_stopped=any(part.opened.plan.load.runs_until_stopped for part in aggregate.scenarios if part.opened),
         servers=_servers(aggregate),
@@ -301,8 +311,8 @@ def _row(seconds: ShownSeconds, number: int, run: Aggregate) -> LiveSecond:
         second=number,
         ok=second.ok,
         errors=second.errors,
-        service=_times(second.service.merged),
-        response=_times(second.response.merged),
+        service=_times(second.service.merged, run),
+        response=_times(second.response.merged, run),
         stage="drain" if shown.drains else "" if run.parts or run.timeline.has_one_leg else shown.leg.name,
         core_share=second.core_share,
         length_s=shown.length_s,
@@ -313,8 +323,16 @@ def _row(seconds: ShownSeconds, number: int, run: Aggregate) -> LiveSecond:
     )
 
 
-def _times(histogram: Histogram) -> LatencyTimes | None:
+def _percentiles(run: Aggregate) -> list[str]:
+    """The names of the percentiles to show."""
+    return percentile_names(run.opened.plan.percentiles if run.opened else ()) or ["p50", "p99"]
+
+
+def _times(histogram: Histogram, run: Aggregate) -> LatencyTimes | None:
     if not histogram.count:
         return None
     p50, p99 = histogram.quantiles((0.5, 0.99))
-    return LatencyTimes(p50 / 1e3, p99 / 1e3, histogram.maximum / 1e3)
+    asked = sorted(set(run.opened.plan.percentiles)) if run.opened else []
+    values = histogram.quantiles([each / 100 for each in asked]) if asked else []
+    shown_us = tuple(zip(percentile_names(asked), (value / 1e3 for value in values), strict=True))
+    return LatencyTimes(p50 / 1e3, p99 / 1e3, histogram.maximum / 1e3, shown_us)

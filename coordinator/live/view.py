@@ -179,7 +179,8 @@ def _scenario_part(scenario: LiveScenario, second: int) -> str:
 
 
 def _latencies(kind: str, times: LatencyTimes) -> str:
-    return f"{kind} p50 {ms(times.p50_us)} p99 {ms(times.p99_us)} max {ms(times.max_us)} ms"
+    percentiles = " ".join(f"{name} {ms(us)}" for name, us in times.percentiles_us)
+    return f"{kind} {percentiles} max {ms(times.max_us)} ms"
 
 
 def _words(text: str) -> str:

@@ -42,6 +42,7 @@ from coordinator.journal.records import Outcome, Reading, RunOpened, TargetFacts
 from coordinator.report.agent_summaries import agent_summaries
 from coordinator.report.error_samples import error_samples_of
 from coordinator.report.latency_bins import bins
+from coordinator.report.percentiles import FIXED, percentile_names
 from coordinator.report.summary_types import (
     SUMMARY_FORMAT,
     ConnectionsSummary,
@@ -125,16 +126,16 @@ def _scenario(run: Aggregate, part: Aggregate, stages: tuple[StageResult, ...]) 
     all_open = all(stage.leg.is_open for stage in measured)
     pools = {name: merge_commands(pool.commands.values()) for name, pool in totals.pools.items()}
     everything = merge_commands(pools.values())
-    arrivals = opened.plan.load.arrivals
+    arrivals, asked = opened.plan.load.arrivals, opened.plan.percentiles
     return ScenarioSummary(
         name=part.name,
         target=(part.scenario.target if part.scenario else "") or opened.target.url,
         begin_s=part.timeline.legs[0].begin_ns / NS_PER_S,
         load=_load(measured, totals, arrivals, duration_s, _unassigned_operations(part)),
-        totals=_stats(everything, duration_s, any_open),
-        commands={name: _stats(command, duration_s, any_open) for name, command in _by_command(totals).items()},
-        stages=tuple(_stage(stage, arrivals) for stage in stages),
-        pools={name: _stats(pool, duration_s, any_open) for name, pool in pools.items()},
+        totals=_stats(everything, duration_s, any_open, asked),
+        commands={name: _stats(command, duration_s, any_open, asked) for name, command in _by_command(totals).items()},
+        stages=tuple(_stage(stage, arrivals, asked) for stage in stages),
+        pools={name: _stats(pool, duration_s, any_open, asked) for name, pool in pools.items()},
         checkout_wait_us=_checkout_wait(totals),
         connections=_connections(part, opened),
         pubsub=_pubsub(part) if subscribes(opened.plan.workload) else None,
@@ -142,7 +143,7 @@ def _scenario(run: Aggregate, part: Aggregate, stages: tuple[StageResult, ...]) 
         error_samples=error_samples_of(totals, _t0_utc_ns(part)),
         ledger=scenario_ledger(run, part),
         latency_bins=bins(everything.response if all_open else everything.service),
-        endpoints=_endpoints(part, duration_s, any_open),
+        endpoints=_endpoints(part, duration_s, any_open, asked),
     )
 
 
@@ -156,7 +157,7 @@ def _sums(
     measured = [stage for stages in results.values() for stage in stages if stage.leg.measured]
     totals, duration_s = run.measured, _covered_s(measured)
     any_open, all_open = any(stage.leg.is_open for stage in measured), all(stage.leg.is_open for stage in measured)
-    commands = _by_command(totals)
+    commands, asked = _by_command(totals), opened.plan.percentiles
     everything = merge_commands(commands.values())
     arrivals = {part.opened.plan.load.arrivals for part in run.parts if part.opened is not None}
     generators = [_generator(part, results[part.name]) for part in run.parts]
@@ -169,8 +170,8 @@ def _sums(
             duration_s,
             sum(map(_unassigned_operations, run.parts)),
         ),
-        "totals": _stats(everything, duration_s, any_open),
-        "commands": {name: _stats(command, duration_s, any_open) for name, command in commands.items()},
+        "totals": _stats(everything, duration_s, any_open, asked),
+        "commands": {name: _stats(command, duration_s, any_open, asked) for name, command in commands.items()},
         "stages": tuple(
             msgspec.structs.replace(stage, name=f"{scenario.name}/{stage.name}")
             for scenario in scenarios
@@ -184,13 +185,15 @@ def _sums(
         "error_samples": error_samples_of(totals, _t0_utc_ns(run)),
         "latency_bins": bins(everything.response if all_open else everything.service),
         "generator": _busiest(run, generators),
-        "endpoints": _endpoints(run, duration_s, any_open),
+        "endpoints": _endpoints(run, duration_s, any_open, asked),
     }
 
 
-def _endpoints(run: Aggregate, duration_s: float, any_open: bool) -> dict[str, EndpointStats]:
+def _endpoints(run: Aggregate, duration_s: float, any_open: bool, asked: Sequence[float]) -> dict[str, EndpointStats]:
     return {
-        each.name: EndpointStats(role=each.role, **msgspec.structs.asdict(_stats(each.commands, duration_s, any_open)))
+        each.name: EndpointStats(
+            role=each.role, **msgspec.structs.asdict(_stats(each.commands, duration_s, any_open, asked))
+        )
         for each in endpoints_of(run)
     }
 
@@ -235,8 +238,11 @@ def _checkout_wait(totals: IntervalMetrics) -> Quantiles:
     return quantiles(Histogram.merge(pool.checkout_wait for pool in totals.pools.values()), _US)
 
 
-def quantiles(histogram: Histogram, unit: float) -> Quantiles:
-    """Return the quantiles of a histogram of nanoseconds. unit: nanoseconds in the unit of the result."""
+def quantiles(histogram: Histogram, unit: float, percentiles: Sequence[float] = ()) -> Quantiles:
+    """Return the quantiles of a histogram of nanoseconds. unit: nanoseconds in the unit of the result. percentiles:
+    further ones that are asked for."""
+    asked = [each for each in dict.fromkeys(percentiles) if percentile_names([each])[0] not in FIXED]
+    values = histogram.quantiles([each / 100 for each in asked]) if asked else []
     p50, p90, p95, p99, p99_9, p99_99 = (value / unit for value in histogram.quantiles(_QUANTILES))
     return Quantiles(
         count=histogram.count,
@@ -249,6 +255,7 @@ def quantiles(histogram: Histogram, unit: float) -> Quantiles:
         p99_9=p99_9,
         p99_99=p99_99,
         max=histogram.maximum / unit,
+        asked={percentile_names([each])[0]: value / unit for each, value in zip(asked, values, strict=True)},
     )
 
 
@@ -260,7 +267,7 @@ def _by_command(totals: IntervalMetrics) -> dict[str, CommandMetrics]:
     }
 
 
-def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats:
+def _stats(command: CommandMetrics, duration_s: float, open_loop: bool, asked: Sequence[float]) -> Stats:
     looks_up = command.hits + command.misses > 0
     return Stats(
         operations=command.operations,
@@ -270,9 +277,9 @@ def _stats(command: CommandMetrics, duration_s: float, open_loop: bool) -> Stats
         bytes_out=command.bytes_out,
         bytes_in=command.bytes_in,
         latency_us=Latency(
-            service=quantiles(command.service, _US),
-            response=quantiles(command.response, _US) if open_loop else None,
-            failed=quantiles(command.failed, _US),
+            service=quantiles(command.service, _US, asked),
+            response=quantiles(command.response, _US, asked) if open_loop else None,
+            failed=quantiles(command.failed, _US, asked),
         ),
         hits=command.hits if looks_up else None,
         misses=command.misses if looks_up else None,
@@ -364,7 +371,7 @@ def _generator(aggregate: Aggregate, stages: tuple[StageResult, ...]) -> Generat
     )
 
 
-def _stage(stage: StageResult, arrivals: Arrivals) -> StageSummary:
+def _stage(stage: StageResult, arrivals: Arrivals, asked: Sequence[float]) -> StageSummary:
     leg = stage.leg
     pools = stage.tally.totals.pools.values()
     everything = merge_commands(command for pool in pools for command in pool.commands.values())
@@ -382,7 +389,7 @@ def _stage(stage: StageResult, arrivals: Arrivals) -> StageSummary:
         unsent=stage.tally.unsent,
         late=stage.tally.late,
         measured=leg.measured,
-        stats=_stats(everything, stage.duration_s, leg.is_open),
+        stats=_stats(everything, stage.duration_s, leg.is_open, asked),
         errors=merge_counts((everything.errors, everything.failures)),
     )
 

@@ -15,6 +15,7 @@ from coordinator.journal.records import AgentOutcome
 from coordinator.report.endpoint_table import endpoint_table
 from coordinator.report.error_samples import sample_lines
 from coordinator.report.heading import heading
+from coordinator.report.percentiles import percentile_of, shown_percentiles
 from coordinator.report.printing import (
     LEVEL_STYLES,
     SafeText,
@@ -177,19 +178,21 @@ def _wanted(stage: StageSummary) -> SafeText:
 
 
 _HITS = "Hits"
-_LATENCY_COLUMNS = (
-    TableColumn("Type", fold=12),
-    TableColumn("Ops/s", 1),
-    TableColumn("Avg", 7),
-    TableColumn("p50", 3),
-    TableColumn("p90", 9),
-    TableColumn("p99", 2),
-    TableColumn("p99.9", 5),
-    TableColumn("max", 4),
-    TableColumn("KiB/s", 8),
-    TableColumn(_HITS, 6, called="hit rate"),
-    TableColumn("Errors"),
-)
+_PERCENTILE_RANKS = {"p50": 3, "p90": 9, "p99": 2, "p99.9": 5}
+"""The percentiles in tables of latency, unless the plan asks for others, and the ranks of their columns."""
+
+
+def _latency_columns(percentiles: Sequence[str], *, shows_hits: bool) -> list[TableColumn]:
+    return [
+        TableColumn("Type", fold=12),
+        TableColumn("Ops/s", 1),
+        TableColumn("Avg", 7),
+        *(TableColumn(name, _PERCENTILE_RANKS.get(name, 4)) for name in percentiles),
+        TableColumn("max", 4),
+        TableColumn("KiB/s", 8),
+        *([TableColumn(_HITS, 6, called="hit rate")] if shows_hits else []),
+        TableColumn("Errors"),
+    ]
 
 
 def _latency_table(
@@ -197,8 +200,8 @@ def _latency_table(
 ) -> FittedTable:
     """scenarios: those to show. The totals are of all scenarios, so they are left out if some are not shown."""
     shows_hits = summary.totals.hits is not None
-    columns = [column for column in _LATENCY_COLUMNS if shows_hits or column.heading != _HITS]
-    table = FittedTable(title, columns, elsewhere=_ELSEWHERE)
+    percentiles = shown_percentiles(summary.plan, list(_PERCENTILE_RANKS))
+    table = FittedTable(title, _latency_columns(percentiles, shows_hits=shows_hits), elsewhere=_ELSEWHERE)
     if len(summary.scenarios) > 1:
         groups = [{f"{each.name} {name}": stats for name, stats in each.commands.items()} for each in scenarios]
     else:
@@ -209,19 +212,20 @@ def _latency_table(
             groups.append({f"pool {prefix}{name}": stats for name, stats in each.pools.items()})
     for group in groups:
         for name, stats in group.items():
-            table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s, shows_hits))
+            table.add_row(*_latency_row(name, stats, of(stats), summary.load.measured_s, shows_hits, percentiles))
         table.end_section()
     if len(scenarios) == len(summary.scenarios):
-        totals = _latency_row("Totals", summary.totals, of(summary.totals), summary.load.measured_s, shows_hits)
+        shown, duration_s = of(summary.totals), summary.load.measured_s
+        totals = _latency_row("Totals", summary.totals, shown, duration_s, shows_hits, percentiles)
         table.add_row(*totals, style="bold")
     return table
 
 
 def _latency_row(
-    name: str, stats: Stats, latency: Quantiles, duration_s: float, shows_hits: bool
+    name: str, stats: Stats, latency: Quantiles, duration_s: float, shows_hits: bool, percentiles: Sequence[str]
 ) -> list[str | SafeText]:
     kib = (stats.bytes_out + stats.bytes_in) / 1024
-    times_us = (latency.mean, latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max)
+    times_us = (latency.mean, *(percentile_of(latency, each) for each in percentiles), latency.max)
     return [
         name,
         rounded(stats.ops_per_s),

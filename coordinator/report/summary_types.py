@@ -18,6 +18,8 @@ from coordinator.analysis.verdict import Verdict
 from coordinator.journal.records import AgentOutcome, Outcome
 
 SUMMARY_FORMAT = 1
+ASKED = "pN"
+"""The key of `Quantiles.asked` before `Summary.to_json` puts its percentiles beside the others."""
 
 _ROWS = msgspec.Raw(b'"rows"')
 _SERIES = re.compile(r'("series": )"rows"')
@@ -30,7 +32,8 @@ class SummaryPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quantiles(SummaryPart, frozen=True, kw_only=True):
-    """Quantiles of a histogram, in the unit that the key names; zeros if count is 0."""
+    """Quantiles of a histogram, in the unit that the key names; zeros if count is 0. asked: latencies only: further
+    percentiles that the plan asks for, by name; in summary.json, they are keys beside the others."""
 
     count: int
     min: float
@@ -42,6 +45,7 @@ class Quantiles(SummaryPart, frozen=True, kw_only=True):
     p99_9: float = msgspec.field(name="p99.9")
     p99_99: float = msgspec.field(name="p99.99")
     max: float
+    asked: dict[str, float] = msgspec.field(default_factory=dict, name=ASKED)
 
 
 class Latency(SummaryPart, frozen=True, kw_only=True):
@@ -379,6 +383,18 @@ class Summary(SummaryPart, frozen=True, kw_only=True):
         nodes = self.server.nodes
         without = {name: msgspec.structs.replace(node, series=_ROWS) for name, node in nodes.items()}
         short = msgspec.structs.replace(self, server=msgspec.structs.replace(self.server, nodes=without))
-        text = printable_json(msgspec.json.format(msgspec.json.encode(short), indent=2).decode()) + "\n"
+        with_asked = _with_asked(msgspec.json.decode(msgspec.json.encode(short)))
+        text = printable_json(msgspec.json.format(msgspec.json.encode(with_asked), indent=2).decode()) + "\n"
         rows = (bytes(node.series).decode().replace("],[", f"],\n{_ROW_INDENT}[") for node in nodes.values())
         return _SERIES.sub(lambda found: found[1] + next(rows), text)
+
+
+def _with_asked(value: Any) -> Any:
+    """The same with the further percentiles of all `Quantiles` beside their other keys."""
+    if isinstance(value, list):
+        return [_with_asked(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    further = value.get(ASKED)
+    fixed = {key: _with_asked(each) for key, each in value.items() if key != ASKED}
+    return fixed | further if isinstance(further, dict) else fixed

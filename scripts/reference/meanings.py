@@ -133,6 +133,7 @@ SUMMARY: dict[str, dict[str, str]] = {
         "p99.9": "99.9% are no larger",
         "p99.99": "99.99% are no larger",
         "max": "largest",
+        "pN": "not a key of its own: latencies have a key for each percentile of `--percentiles`, such as `p97.5`",
     },
     "Generator": {
         "cpu_s": "CPU time of all worker processes, in seconds",

@@ -10,6 +10,7 @@ from common.units import (
     MOST_LISTED,
     Bytes,
     Count,
+    Percentile,
     PerSecond,
     Seconds,
     SecondsOrOff,
@@ -173,3 +174,14 @@ def test_a_time_that_may_be_off(value: object, seconds: float, text: str) -> Non
 def test_a_time_that_may_be_off_is_never_on() -> None:
     with pytest.raises(ValueError, match='expected a duration such as "1s", or "off", got true'):
         SecondsOrOff.parse(True)
+
+
+@pytest.mark.parametrize("value", [50, 99.9, "97.5", " 1 "])
+def test_a_percentile_is_a_number_above_0_and_below_100(value: object) -> None:
+    assert Percentile.parse(value) == float(str(value))
+
+
+@pytest.mark.parametrize("value", [0, 100, -1, "nan", "inf", "p50", "", None, True, [], 10**400])
+def test_a_wrong_percentile_is_refused_and_quoted(value: object) -> None:
+    with pytest.raises(ValueError, match=r"expected a percentile above 0 and below 100 such as 99.9, got "):
+        Percentile.parse(value)

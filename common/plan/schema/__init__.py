@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta, field
 
-from common.plan.schema.base import LOAD, Name, NotNegative, described, setting
+from common.plan.schema.base import LOAD, Name, NotNegative, Option, described, setting
 from common.plan.schema.base import Section as Section
 from common.plan.schema.fleet import Fleet as Fleet
 from common.plan.schema.fleet import OnAgentLoss as OnAgentLoss
@@ -23,6 +23,7 @@ from common.plan.schema.pools import Driver as Driver
 from common.plan.schema.pools import Pools as Pools
 from common.plan.schema.pools import TcpPool as TcpPool
 from common.plan.schema.scenario import Scenario as Scenario
+from common.plan.schema.short_forms import listed
 from common.plan.schema.target import BackoffKind as BackoffKind
 from common.plan.schema.target import Cluster as Cluster
 from common.plan.schema.target import Embedded as Embedded
@@ -53,7 +54,7 @@ from common.plan.schema.workload import ValueKind as ValueKind
 from common.plan.schema.workload import Values as Values
 from common.plan.schema.workload import When as When
 from common.plan.schema.workload import Workload as Workload
-from common.units import PerSecond
+from common.units import Percentile, PerSecond
 
 
 class Plan(Section, frozen=True, kw_only=True):
@@ -91,5 +92,18 @@ class Plan(Section, frozen=True, kw_only=True):
     visibility: Annotated[
         Visibility | None, described("also measure how long writes take until another target shows them")
     ] = None
+    percentiles: Annotated[
+        tuple[Percentile, ...],
+        described(
+            "percentiles of latency in tables and the live view, and further ones in summary.json",
+            Option(
+                flag="--percentiles",
+                metavar="P,...",
+                parse=listed,
+                help='percentiles of latency in tables, the live view and summary.json, such as "50,95,99,99.99"',
+                default="50,90,99,99.9",
+            ),
+        ),
+    ] = ()
     fleet: Annotated[Fleet, described("which agents run it")] = Fleet()
     seed: Annotated[NotNegative, setting("--seed", help="the same seed draws the same keys")] = 1

@@ -106,6 +106,7 @@ CONTRACT = """
 --warmup | WARMUP | load.warmup | 0s
 --stage | STAGE | load.stages |
 --probe | PROBE | probe |
+--percentiles | PERCENTILES | percentiles | 50,90,99,99.9
 --seed | SEED | seed | 1
 --expect-agents | EXPECT_AGENTS | fleet.expect_agents | 0
 --local-agents | LOCAL_AGENTS | fleet.local_agents | 0

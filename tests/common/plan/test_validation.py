@@ -21,7 +21,7 @@ def complaint(raw: Any) -> str:
     return line
 
 
-TOP_KEYS = "target, pools, workload, load, targets, scenarios, probe, visibility, fleet, seed"
+TOP_KEYS = "target, pools, workload, load, targets, scenarios, probe, visibility, percentiles, fleet, seed"
 
 
 @pytest.mark.parametrize(
