@@ -15,6 +15,8 @@ from coordinator.analysis.totals.tallies import Second
 from coordinator.report.percentiles import percentile_names
 
 SECONDS_SHOWN = 8
+DRAIN = "drain"
+"""The stage of a second after the load."""
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
 """States of a scenario."""
 
@@ -271,7 +273,7 @@ def _scenario(part: Aggregate, elapsed_s: float, stopped_s: float | None, drawn:
     begin_s = part.timeline.legs[0].begin_ns / NS_PER_S
     known = frozenset(shown.numbers)
     numbers = [number for number in drawn if number in known and number + 1 > begin_s]
-    rows = {number: _row(shown, number, part) for number in numbers if not shown.row(number).drains}
+    rows = {number: row for number in numbers if (row := _row(shown, number, part)).stage != DRAIN}
     state = WAITING if elapsed_s < begin_s else ENDED if _has_ended(part, elapsed_s) else RUNNING
     offset_ns = round(max(elapsed_s, 0.0) * NS_PER_S)
     leg = part.timeline.legs[part.timeline.at(offset_ns)]
@@ -313,7 +315,7 @@ def _row(seconds: ShownSeconds, number: int, run: Aggregate) -> LiveSecond:
         errors=second.errors,
         service=_times(second.service.merged, run),
         response=_times(second.response.merged, run),
-        stage="drain" if shown.drains else "" if run.parts or run.timeline.has_one_leg else shown.leg.name,
+        stage=DRAIN if shown.drains else "" if run.parts or run.timeline.has_one_leg else shown.leg.name,
         core_share=second.core_share,
         length_s=shown.length_s,
         wanted_per_s=shown.wanted_per_s,

@@ -143,6 +143,9 @@ class Aggregate:
                 continue  # parts share `servers`
             if part.opened is None or not isinstance(record, RunOpened):
                 part.apply(record_of_scenario(record, part.scenario))
+        if self.parts and isinstance(record, RunOpened):
+            # The legs of the run are those of its scenarios, so each is added up once.
+            self.stages = [stage for part in self.parts for stage in part.stages]
 
     def _check_order(self, record: AnyRecord) -> None:
         if self.opened is None and not isinstance(record, RunOpened):
@@ -298,7 +301,8 @@ class Aggregate:
                 agent.measured[name] += sum([command.operations for command in pool.commands.values()])
             for cause, count in pool.connections.never_opened.items():
                 add_named(agent.never_opened, cause, count)
-        self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
+        if not self.parts:
+            self.stages[interval.stage].add(agent.facts.agent_id, interval, ok, errors)
         is_open = self.timeline.legs[interval.stage].is_open
         scenario = self._scenario_of_leg[interval.stage] if self.parts else 0
         for part in (
