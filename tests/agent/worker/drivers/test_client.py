@@ -40,7 +40,7 @@ def test_a_row_has_the_times_and_the_bytes_of_its_operation() -> None:
     stage = Stage(quota=2, operations=iter([GET, SET]), answers=[b"value", True])
     stage.checkout_takes_ns = 3 * MS
     assert stage.run() == [
-        Row(13 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 3 * MS, HIT),
+        Row(13 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 3 * MS, found=HIT),
         Row(26 * MS, 1, 10 * MS, NONE, LEG_BY_TIME, 33, 5, 3 * MS),
     ]
     assert stage.calls == [[("GET", b"key")], [("SET", b"key", b"value")]]
@@ -50,7 +50,7 @@ def test_a_row_has_the_times_and_the_bytes_of_its_operation() -> None:
 def test_no_operation_begins_before_the_start() -> None:
     stage = Stage(quota=1)
     stage.now_ns = T0_NS - 3600 * NS_PER_S
-    assert stage.run() == [Row(10 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 0, HIT)]
+    assert stage.run() == [Row(10 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 105, 0, found=HIT)]
 
 
 def test_in_a_closed_loop_no_operation_begins_after_the_end_and_the_last_one_finishes() -> None:
@@ -181,11 +181,11 @@ def test_each_operation_of_a_pipeline_has_the_time_of_its_round_trip() -> None:
     stage.answers = [[b"a", True, b"ccc"], [True, b""]]
     stage.checkout_takes_ns = 2 * MS
     assert stage.run() == [
-        Row(12 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 101, 2 * MS, HIT),
+        Row(12 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 101, 2 * MS, found=HIT),
         Row(12 * MS, 1, 10 * MS, NONE, LEG_BY_TIME, 33, 5, NONE),
-        Row(12 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 103, NONE, HIT),
+        Row(12 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 103, NONE, found=HIT),
         Row(24 * MS, 1, 10 * MS, NONE, LEG_BY_TIME, 33, 5, 2 * MS),
-        Row(24 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 100, NONE, HIT),
+        Row(24 * MS, 0, 10 * MS, NONE, LEG_BY_TIME, 22, 100, NONE, found=HIT),
     ]
     assert [len(call) for call in stage.calls] == [3, 2]
     assert (stage.record.issued, stage.record.transactions) == (5, 0)
