@@ -176,7 +176,7 @@ def test_a_journal_of_any_accepted_frames_can_be_folded(seed: int) -> None:
 def test_the_drawn_messages_reach_every_handler() -> None:
     draw = random.Random(1)
     of_agents = messages(draw, AgentMessage, codec.decode_from_agent, "web1", 400)
-    of_coordinators = messages(draw, CoordinatorMessage, codec.decode_from_coordinator, "web1", 1000)
+    of_coordinators = messages(draw, CoordinatorMessage, codec.decode_from_coordinator, "web1", 5000)
     drawn = {type(envelope.message) for envelope in (*of_agents, *of_coordinators)}
     assert drawn == set(AgentMessage.__args__) | set(CoordinatorMessage.__args__)
     assert any(isinstance(envelope.message, Hello) and envelope.run_id == RUN_ID for envelope in of_agents)

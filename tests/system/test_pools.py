@@ -7,6 +7,7 @@ from tests.support.servers import Server
 
 POOLS = (
     "--client-pools", "2", "--client-instances-per-pool", "3", "--threads-per-pool", "4", "--max-connections", "50",
+    "--server-stats", "off",
 )  # fmt: skip
 
 
