@@ -70,11 +70,14 @@ class Outlet(io.RawIOBase):
                 self._before()
             left = self._write(view)
         except KeyboardInterrupt:
-            # Drop the rest: a flush at the end would wait for the same reader again.
-            self.error, self.has_dropped = OSError(errno.EINTR, "interrupted"), True
+            self.drop_rest()
             raise
         self.has_dropped = self.has_dropped or bool(left)
         return len(view)
+
+    def drop_rest(self) -> None:
+        """Drop all further output: after a Ctrl-C, a flush at the end must not wait for a reader."""
+        self.error, self.has_dropped = self.error or OSError(errno.EINTR, "interrupted"), True
 
     def _write(self, left: memoryview) -> memoryview:
         """What could not be written."""
@@ -100,6 +103,8 @@ def run_program(name: str, command: Callable[[], int]) -> int:
                 complain(name, f"cannot write to stdout: {why}")
                 code = code or UsageError.exit_code
         except KeyboardInterrupt:
+            if (outlet := _stdout_outlet()) is not None:
+                outlet.drop_rest()
             code = EXIT_INTERRUPTED
     return code
 
@@ -107,12 +112,17 @@ def run_program(name: str, command: Callable[[], int]) -> int:
 def stdout_lost() -> str | None:
     """Why output to stdout was lost since the last call; None if none was, or if the reader stopped early."""
     sys.stdout.flush()
-    outlet = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
-    if not isinstance(outlet, Outlet) or not outlet.has_dropped or outlet.error is None:
+    outlet = _stdout_outlet()
+    if outlet is None or not outlet.has_dropped or outlet.error is None:
         return None
     outlet.has_dropped = False
     left_early = outlet.error.errno in (errno.EPIPE, errno.EINTR)
     return None if left_early else outlet.error.strerror or "unknown error"
+
+
+def _stdout_outlet() -> Outlet | None:
+    outlet = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return outlet if isinstance(outlet, Outlet) else None
 
 
 def complain(name: str, message: str) -> None:

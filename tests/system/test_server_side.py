@@ -39,7 +39,9 @@ def test_no_call_of_the_coordinator_is_in_the_ledger_of_a_plan_that_makes_the_sa
     summary = ended.summary
     ledger, [node] = summary["ledger"], summary["server"]["nodes"].values()
     assert (ended.code, ledger["unaccounted"], ledger["uncertain"]) == (0, 0, 0)
-    assert ledger["issued"] == ledger["server_calls"] == 300
+    assert ledger["issued"] == ledger["server_calls"]
+    # On a busy machine, operations that wait when the load ends are never sent.
+    assert ledger["issued"] + summary["load"]["unsent"] == 300
     assert len(node["series"]) > 30
     assert node["commands"]["info"]["calls"] == summary["commands"]["INFO"]["ok"]
     assert summary["server"]["unavailable"] == []

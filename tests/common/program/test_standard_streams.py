@@ -134,6 +134,25 @@ def test_ctrl_c_ends_the_wait_for_a_reader() -> None:
 
 
 @pytest.mark.usefixtures("descriptors")
+def test_ctrl_c_between_two_lines_does_not_wait_for_the_reader_of_a_full_pipe() -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with suppress(BlockingIOError):
+        while os.write(write_end, bytes(4096)):
+            pass
+    os.set_blocking(write_end, True)
+    os.dup2(write_end, 1)
+    os.close(write_end)
+
+    def command() -> int:
+        print("a line")
+        raise KeyboardInterrupt
+
+    assert run_program("coordinator", command) == 130
+    os.close(read_end)
+
+
+@pytest.mark.usefixtures("descriptors")
 def test_text_on_stderr_is_written_before_the_result(tmp_path: Path) -> None:
     redirect(1, tmp_path / "out")
     os.dup2(1, 2)
